@@ -1,0 +1,67 @@
+# `make help` lists the targets. Variables: PRESET (tiny), PYTHON (python3, builds .venv), ARGS (more flags of a command),
+# PY (an interpreter that already has the packages; setting it skips .venv).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PRESET ?= tiny
+PYTHON ?= python3
+ARGS ?=
+WORKDIR ?= runs/gridworld-$(PRESET)
+RUN_FLAGS = --config=configs/gridworld.py:$(PRESET) --workdir=$(WORKDIR) $(ARGS)
+
+ifndef PY
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+endif
+
+# Compiled programs are kept between runs, so a restart skips most of the compile time; every experiment trims them to
+# experiments.common.CACHE_BYTES.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install reproduce report test test-all lint format bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) ARGS=\"--config.seed=1\" PY=<skip .venv>"
+
+install: $(INSTALLED)  ## Create .venv and install the package with its development tools
+
+# The stamp is written last, so an interrupted install is done again.
+.venv/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "==> creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+	@echo "==> installing internal_rl and its dependencies (a few minutes the first time)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+reproduce: $(INSTALLED)  ## Run the whole gridworld pipeline at PRESET, or go on where it stopped
+	@echo "==> gridworld at preset $(PRESET), in $(WORKDIR) (stop at any time; the same command goes on)"
+	@$(PY) -m experiments.reproduce $(RUN_FLAGS)
+
+report: $(INSTALLED)  ## Write report.html again from what a run has left in WORKDIR
+	@$(PY) -m experiments.report $(RUN_FLAGS)
+
+test: $(INSTALLED)  ## Run the quick tests
+	@$(PY) -m pytest -q -m "not slow"
+
+test-all: $(INSTALLED)  ## Run all tests
+	@$(PY) -m pytest -q
+
+lint: $(INSTALLED)  ## Check style, formatting and import directions
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+format: $(INSTALLED)  ## Format the code and apply safe fixes
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: $(INSTALLED)  ## Measure throughput on one core; writes results/bench.json
+	@$(PY) -m benchmarks.bench $(ARGS)
+
+clean:  ## Remove .venv and every cache; runs/ stays
+	rm -rf .venv .cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,226 @@
+"""Start-up shared by every experiment: flags, the resolved configuration, the workdir, one-sentence errors.
+
+  python -m experiments.NAME --config=configs/gridworld.py:tiny --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
+
+Exit codes: 0 done; 2 bad input or an unusable checkpoint; 3 training ceased to be finite; 75 stopped by SIGTERM or
+Ctrl-C with the state saved, the same command continues; 130 Ctrl-C outside training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from internal_rl import config as c
+from internal_rl.checkpoints import CheckpointError
+from internal_rl.learning.loop import NonFiniteError
+
+BAD_INPUT = 2
+NOT_FINITE = 3
+INTERRUPTED = 130
+# Folders of a stage inside the workdir, by the section of the configuration that the stage reads.
+STAGE_FOLDERS = {
+    "pretrain": ("pretrain",),
+    "control": ("control",),
+    "discover": ("discover",),
+    "reinforce": ("reinforce", "raw"),
+}
+CACHE_BYTES = 2 * 1024**3
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The parsed command line."""
+
+    config: c.Config
+    workdir: Path | None
+    dry_run: bool
+
+
+def main(run: Callable[[c.Config, Path], None], argv: Sequence[str] | None = None) -> None:
+    """Parses the command line, claims the workdir and calls ``run(config, workdir)``.
+
+    Args:
+      run: the experiment.
+      argv: program name and arguments; ``sys.argv`` if None.
+
+    Raises:
+      SystemExit: for every bad input, after one sentence on stderr; see the exit codes above.
+    """
+    try:
+        options = parse(sys.argv if argv is None else argv)
+        if options.dry_run:
+            print(json.dumps(c.to_dict(options.config), indent=2))
+            return
+        if options.workdir is None:
+            raise c.ConfigError("--workdir is missing; expected the folder of the run.")
+        claim(options.workdir, options.config)
+        enable_compilation_cache()
+        run(options.config, options.workdir)
+    except (c.ConfigError, CheckpointError) as error:
+        _fail(error, BAD_INPUT)
+    except NonFiniteError as error:
+        _fail(error, NOT_FINITE)
+    except KeyboardInterrupt:
+        _fail("interrupted.", INTERRUPTED)
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Reads flags and overrides into a validated configuration.
+
+    Raises:
+      ConfigError: for anything on the command line that cannot be used, in one sentence.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "configs/FILE.py:PRESET", values, sys_argv=list(argv))
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and exit.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    if any(argument in ("--help", "-help", "-h") for argument in argv):
+        print(f"{__doc__}\n{values.get_help()}")
+        raise SystemExit(0)
+    # Checked here because ml_collections dies of both with a traceback.
+    _check_file(argv)
+    for match in filter(None, map(_OVERRIDE.match, argv)):
+        _check_field(match[1])
+    try:
+        leftover = values(list(argv))[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _root_config_error(error) from error
+    if leftover:
+        raise c.ConfigError(f"{leftover[0]!r} is not a flag; expected --config.SECTION.FIELD=VALUE.")
+    config = c.from_dict(values.config.to_dict())
+    return Options(config, Path(values.workdir).absolute() if values.workdir else None, values.dry_run)
+
+
+def claim(workdir: Path, config: c.Config) -> None:
+    """Writes ``config.json`` into the workdir, or refuses a workdir that belongs to another configuration.
+
+    A changed field is allowed where it changes nothing already computed: fields of a stage that has no folder yet, and
+    more ``steps`` for a stage whose schedule does not depend on their number.
+
+    Raises:
+      ConfigError: naming the first field that differs and both values, or the reason the folder cannot be used.
+    """
+    path = workdir / "config.json"
+    wanted = json.loads(json.dumps(c.to_dict(config)))  # tuples become lists, as in the file
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        started = {name for name, folders in STAGE_FOLDERS.items() if any((workdir / f).exists() for f in folders)}
+        if not path.exists() and started:
+            raise c.ConfigError(f"{workdir} holds {min(started)} but no config.json; choose another --workdir.")
+        if path.exists():
+            _check_same(_read_object(path), wanted, started, workdir)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise c.ConfigError(f"--workdir={workdir} cannot be used: {error.strerror or error}.") from error
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs between runs, the oldest giving way beyond ``CACHE_BYTES``.
+
+    JAX's own size cap needs the package filelock, hence the few lines here.
+    """
+    default = Path.home() / ".cache" / "internal_rl" / "jax"
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        entries = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_mtime)
+        excess = sum(path.stat().st_size for path in entries) - CACHE_BYTES
+        for path in entries:
+            if excess <= 0:
+                break
+            excess -= path.stat().st_size
+            path.unlink()
+    except OSError:  # absent, unwritable or trimmed by a neighbour: a cache is never worth a failure
+        return
+
+
+def _check_file(argv: Sequence[str]) -> None:
+    named = None
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+            named = following if match[1] is None else match[1]
+    if named is None:
+        raise c.ConfigError("--config is missing; expected e.g. --config=configs/gridworld.py:tiny.")
+    if not Path(named.split(":", 1)[0]).is_file():
+        raise c.ConfigError(f"--config is {named!r}; expected FILE.py:PRESET with an existing file.")
+
+
+def _check_field(path: str) -> None:
+    section: Any = c.Config()
+    parents: list[str] = []
+    for name in path.split("."):
+        fields = [field.name for field in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            hint = f" (did you mean {'.'.join([*parents, *close])}?)" if close else ""
+            raise c.ConfigError(f"{path} is not a field of the configuration{hint}.")
+        section = getattr(section, name)
+        parents.append(name)
+    if dataclasses.is_dataclass(section):
+        raise c.ConfigError(f"{path} is a section; expected one of its fields, as in --config.{path}.FIELD=VALUE.")
+
+
+def _root_config_error(error: BaseException) -> c.ConfigError:
+    """The ConfigError raised inside ``get_config``, without ml_collections' traceback; else the first line."""
+    text, cause = str(error).strip(), error
+    while cause is not None:
+        if isinstance(cause, c.ConfigError):
+            text = str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return c.ConfigError(text.splitlines()[0] if text else type(error).__name__)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_bytes())
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise c.ConfigError(f"{path} is damaged; restore it or choose another --workdir.")
+    return stored
+
+
+def _check_same(stored: dict[str, Any], wanted: dict[str, Any], started: set[str], workdir: Path) -> None:
+    old, new = dict(_flatten(stored)), dict(_flatten(wanted))
+    for field in [*new, *(old.keys() - new.keys())]:
+        before, after = old.get(field, "absent"), new.get(field, "absent")
+        section, _, name = field.partition(".")
+        if before == after or (section in STAGE_FOLDERS and section not in started):
+            continue
+        grown = name == "steps" and isinstance(before, int) and isinstance(after, int) and after > before
+        if grown and new.get(f"{section}.schedule") == "constant":
+            continue
+        raise c.ConfigError(
+            f"{workdir} holds a run with {field} = {before!r}, not {after!r}; choose another --workdir or pass "
+            f"--config.{field}={before}."
+        )
+
+
+def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def _fail(message: object, code: int) -> None:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(code)

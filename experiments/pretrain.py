@@ -1,0 +1,117 @@
+"""Pretrains the base model on expert trajectories (Eq. 5) and compares it with the exact Bayes predictor.
+
+  python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import common
+from internal_rl import build, checkpoints, data
+from internal_rl.analysis import bayes
+from internal_rl.analysis.statistics import quartiles
+from internal_rl.config import Config
+from internal_rl.experts import shortest_path
+from internal_rl.learning import loop, objectives, updates
+from internal_rl.learning.losses import categorical_nll, masked_mean
+
+GATE = 0.05
+"""Largest share of the way from Bayes to uniform at which the base model counts as trained."""
+
+
+def expert_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
+    """Fresh trajectories on the pretraining tasks."""
+    return data.expert_batch(build.pretrain_env(cfg), cfg.expert, cfg.env.subgoal_length, key, batch)
+
+
+def stage(cfg: Config) -> loop.Stage:
+    """The training stage; its context is the Bayes predictor's log-prior over tasks."""
+    model_def, _ = build.base_model(cfg)
+    update = updates.supervised(
+        objectives.prediction(model_def, cfg.pretrain.obs_coef),
+        lambda key: expert_batch(cfg, key, cfg.pretrain.batch),
+        updates.optimiser(cfg.pretrain),
+    )
+
+    def evaluate(state, log_prior_Q):
+        key = common.evaluation_key(state)
+        return compare(cfg, model_def, state.params, log_prior_Q, key, cfg.pretrain.eval_batch)
+
+    train = cfg.pretrain
+    headline = ("nll", "held_out_nll", "bayes_nll", "gap")
+    return loop.Stage(
+        "pretrain", update, evaluate, train.steps, train.log_every, train.save_every, headline=headline
+    )
+
+
+def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, log_prior_Q: jax.Array, key: jax.Array, batch: int):
+    """Action NLL of the base model and of both references on the same fresh trajectories, in nats per step.
+
+    ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``.
+    """
+    env = build.pretrain_env(cfg)
+    episodes = expert_batch(cfg, key, batch)
+    out = jax.vmap(nnx.merge(model_def, params))(episodes.obs)
+    exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
+    base = masked_mean(categorical_nll(out.action, episodes.action), episodes.alive)
+    floor = masked_mean(bayes.nll(exact["bayes"], episodes.action), episodes.alive)
+    known = masked_mean(bayes.nll(exact["goal_known"], episodes.action), episodes.alive)
+    gap = (base - floor) / (jnp.log(env.actions) - floor)
+    return {"held_out_nll": base, "bayes_nll": floor, "goal_known_nll": known, "gap": gap}
+
+
+def initial(cfg: Config) -> updates.TrainState:
+    """The train state before the first update, leaves [S, ...]."""
+    _, init = build.base_model(cfg)
+    return common.initial_state(cfg, "pretrain", init)
+
+
+def load(cfg: Config, workdir: Path) -> tuple[Any, str]:
+    """The trained base models' parameters [S, ...] and the digest of their checkpoint."""
+    abstract = jax.eval_shape(lambda: initial(cfg))
+    state, digest = checkpoints.load_final(workdir, "pretrain", abstract, cfg.pretrain.steps)
+    return state.params, digest
+
+
+def solvable(cfg: Config) -> dict[str, Any]:
+    """Shares of random layouts solvable in time: per pretraining task within the expert's horizon, and means."""
+    pretrain, post = build.pretrain_env(cfg), build.post_env(cfg)
+    key = common.stage_key(cfg, "solvable")
+    rows = max(1, 65_536 // len(pretrain.tasks)) if cfg.preset != "smoke" else 16
+    share = jax.jit(shortest_path.solvable_share, static_argnums=(0, 1, 3))
+    accepted = share(pretrain, cfg.expert.horizon, key, rows)
+    ceiling = share(post, 0, key, rows)
+    return {
+        "accepted_by_task": np.asarray(accepted, np.float64).tolist(),
+        "pretrain": float(jnp.mean(accepted)),
+        "post": float(jnp.mean(ceiling)),
+    }
+
+
+def run(cfg: Config, workdir: Path) -> dict[str, Any]:
+    """Trains (or finishes training) and returns the stage's summary."""
+    shares = common.cached(workdir / "pretrain" / "solvable.json", "", lambda: solvable(cfg))
+    # Tasks that are accepted less often weigh more in a layout that solves them: the data's task mix is uniform.
+    log_prior_Q = -jnp.log(jnp.maximum(jnp.array(shares["accepted_by_task"]), 1e-6))
+    loop.run(stage(cfg), lambda: initial(cfg), log_prior_Q, workdir=workdir, config=cfg, parents={})
+    params, digest = load(cfg, workdir)
+
+    def summarise():
+        model_def, _ = build.base_model(cfg)
+        key = common.stage_key(cfg, "pretrain summary")
+        batch = 16 * cfg.pretrain.eval_batch
+        scores = jax.jit(jax.vmap(lambda p: compare(cfg, model_def, p, log_prior_Q, key, batch)))(params)
+        return {name: quartiles(values) for name, values in scores.items()}
+
+    return common.cached(workdir / "pretrain" / "summary.json", digest, summarise) | {"solvable_share": shares}
+
+
+if __name__ == "__main__":
+    common.main(run)

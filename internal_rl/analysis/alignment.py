@@ -1,0 +1,59 @@
+"""How well switches align with changes of the true subgoal (Fig. 6, A3)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from internal_rl.learning.losses import masked_mean
+
+
+def subgoal_changes(subgoal_T: jax.Array, alive_T: jax.Array) -> jax.Array:
+    """bool [..., T]: steps at which the true subgoal differs from the step before; the first step is none."""
+    change = subgoal_T[..., 1:] != subgoal_T[..., :-1]
+    return jnp.pad(change, [(0, 0)] * (change.ndim - 1) + [(1, 0)]) & alive_T
+
+
+def hard_switches(beta_T: jax.Array, alive_T: jax.Array) -> jax.Array:
+    """bool [..., T]: discovered switches, beta > 0.5; the first step always switches and is not counted."""
+    return (beta_T > 0.5) & alive_T & (jnp.arange(beta_T.shape[-1]) > 0)
+
+
+def matches(switch_T: jax.Array, change_T: jax.Array, tolerance: int) -> jax.Array:
+    """Number of switches matched one to one with changes at most ``tolerance`` steps away.
+
+    Every switch serves one change only: otherwise switching at every step would look perfectly aligned. Taking the
+    earliest unused switch for each change in turn is optimal, since all windows have the same width.
+    """
+    offsets = jnp.arange(2 * tolerance + 1)
+
+    def match(unused, t):
+        window = jax.lax.dynamic_slice_in_dim(unused, t, 2 * tolerance + 1)
+        hit = change_T[t] & jnp.any(window)
+        window = window & ~(hit & (offsets == jnp.argmax(window)))
+        return jax.lax.dynamic_update_slice_in_dim(unused, window, t, 0), hit
+
+    padded = jnp.pad(switch_T, tolerance)
+    return jnp.sum(jax.lax.scan(match, padded, jnp.arange(switch_T.shape[0]))[1])
+
+
+def scores(beta_BT: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
+    """Precision, recall and F1 of hard switches over a batch, with 0, 1 and 2 steps of tolerance, and their number."""
+    switch, change = hard_switches(beta_BT, alive_BT), subgoal_changes(subgoal_BT, alive_BT)
+    result = {"switches": jnp.mean(jnp.sum(switch, axis=-1).astype(jnp.float32))}
+    for tolerance in (0, 1, 2):
+        hits = jnp.sum(jax.vmap(lambda s, c, k=tolerance: matches(s, c, k))(switch, change))
+        precision, recall = hits / jnp.maximum(jnp.sum(switch), 1), hits / jnp.maximum(jnp.sum(change), 1)
+        result |= {
+            f"precision_tol{tolerance}": precision,
+            f"recall_tol{tolerance}": recall,
+            f"f1_tol{tolerance}": 2 * precision * recall / jnp.maximum(precision + recall, 1e-9),
+        }
+    return result
+
+
+def gate_summary(beta_BT: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
+    """Mean beta at and away from subgoal changes; the first step is neither."""
+    change = subgoal_changes(subgoal_BT, alive_BT)
+    away = alive_BT & ~change & (jnp.arange(beta_BT.shape[-1]) > 0)
+    return {"beta_change": masked_mean(beta_BT, change), "beta_away": masked_mean(beta_BT, away)}

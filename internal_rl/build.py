@@ -1,0 +1,84 @@
+"""From a configuration to environments, model definitions and initial parameters, in one place for every experiment."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from internal_rl.config import Config
+from internal_rl.envs import gridworld
+from internal_rl.envs.gridworld import Gridworld
+from internal_rl.envs.latent import LatentEnv
+from internal_rl.models.metacontroller import Metacontroller, hard_gate
+from internal_rl.models.policy import Policy
+from internal_rl.models.sequence_model import SequenceModel
+
+Init = Callable[[jax.Array], Any]
+"""``key -> params``, a nested dictionary of arrays; vmap it over keys for seeds."""
+
+
+def pretrain_env(cfg: Config) -> Gridworld:
+    """The environment over the pretraining tasks."""
+    return gridworld.make(cfg.env, cfg.env.pretrain_tasks)
+
+
+def post_env(cfg: Config) -> Gridworld:
+    """The environment over the post-training tasks."""
+    return gridworld.make(cfg.env, cfg.env.post_tasks)
+
+
+def subgoals(cfg: Config) -> int:
+    """Number of distinct subgoals, G."""
+    return -(-cfg.env.colours // cfg.env.subgoal_length)
+
+
+def _functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Init]:
+    """Splits a module into its definition and a pure initialiser of its parameters."""
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.split(constructor(nnx.Rngs(key)))[1])
+
+    return nnx.graphdef(nnx.eval_shape(lambda: constructor(nnx.Rngs(0)))), init
+
+
+def base_model(cfg: Config) -> tuple[nnx.GraphDef, Init]:
+    """The base model p_theta."""
+    env = pretrain_env(cfg)
+    return _functional(functools.partial(_base, cfg, env))
+
+
+def _base(cfg: Config, env: Gridworld, rngs: nnx.Rngs) -> SequenceModel:
+    return SequenceModel(cfg.model, env.observation_size, env.actions, env.cells, rngs)
+
+
+def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
+    """The metacontroller on the base model's residual stream."""
+    return _functional(lambda rngs: Metacontroller(cfg.discover, cfg.model.width, rngs))
+
+
+def policy(cfg: Config) -> tuple[nnx.GraphDef, Init]:
+    """The code-space policy."""
+    rl = cfg.reinforce
+    return _functional(lambda rngs: Policy(cfg.model.width, rl.policy_width, rl.policy_heads, cfg.discover.code, rngs))
+
+
+def latent_env(cfg: Config, base: Any, controller: Any) -> LatentEnv:
+    """The post-training environment seen through a base model and a metacontroller (unbatched parameters)."""
+    gate = hard_gate(0.0 if cfg.discover.gate == "forced" else cfg.reinforce.threshold)
+    return LatentEnv(base, controller, post_env(cfg), base_model(cfg)[0], metacontroller(cfg)[0], cfg.model.layer, gate)
+
+
+def spread(tree: Any, seeds: int) -> tuple[Any, int | None]:
+    """Parameters [S, ...] for ``seeds`` dependants, and the axis to vmap them over.
+
+    A single parent is shared unbatched (axis None): its matrix products then stay single large ones. Otherwise
+    dependant ``i`` gets parent ``i % S``.
+    """
+    parents = jax.tree.leaves(tree)[0].shape[0]
+    if parents == 1:
+        return jax.tree.map(lambda x: x[0], tree), None
+    return jax.tree.map(lambda x: x[jax.numpy.arange(seeds) % parents], tree), 0

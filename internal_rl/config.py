@@ -1,0 +1,301 @@
+"""Configuration: frozen dataclasses that refuse bad input in one sentence before anything compiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+import typing
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A configuration problem, worded as one sentence naming the field, the value and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """gridworld-pinpad (App. A). Tasks are colour sequences; colour ``c`` belongs to subgoal ``c // subgoal_length``."""
+
+    size: int = 7
+    colours: int = 8
+    walls: int = 4
+    horizon: int = 100
+    observation: Literal["absolute", "egocentric"] = "absolute"
+    subgoal_length: int = 2
+    pretrain_tasks: tuple[tuple[int, ...], ...] = ()
+    post_tasks: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertConfig:
+    """Shortest-path experts (C.1.1). ``horizon`` bounds the length of an accepted trajectory; 0 takes the environment's."""
+
+    epsilon: float = 0.0
+    ties: Literal["uniform", "fixed"] = "uniform"
+    horizon: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Base transformer (Table A16); ``layer`` is the number of blocks below the controlled residual."""
+
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+    head_width: int = 64
+    mlp: int = 512
+    buckets: int = 32
+    max_distance: int = 128
+    init_scale: float = 0.1
+    layer: int = 3
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What every stage shares: AdamW, its schedule, and how often to log and save.
+
+    ``schedule`` is applied after ``warmup`` linear steps; ``grad_clip`` 0 means off. ``log_every`` updates form one
+    compiled chunk; an evaluation on ``eval_batch`` fresh episodes ends each chunk.
+    """
+
+    seeds: int = 1
+    steps: int = 1
+    batch: int = 1
+    lr: float = 3e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.03
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float = 0.0
+    log_every: int = 1
+    save_every: int = 1
+    eval_batch: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(TrainConfig):
+    """Base-model pretraining (Eq. 5, Table A4); ``obs_coef`` is lambda."""
+
+    obs_coef: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlConfig(TrainConfig):
+    """Ground-truth controllers (C.3, Table A7)."""
+
+    rank: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscoverConfig(TrainConfig):
+    """Metacontroller (D.2, Tables A9, A10).
+
+    ``alpha`` is the final KL weight; it is ``alpha_start`` until update ``ramp_begin`` and linear from there to
+    ``ramp_end`` (``ramp_end`` 0 means no ramp). ``gate`` is how beta acts: as it is (``soft``), always one
+    (``forced``) or relaxed with Gumbel noise (``gumbel``, temperature ``gumbel_temperature``).
+    """
+
+    alpha: float = 0.17
+    alpha_start: float = 0.0
+    ramp_begin: int = 0
+    ramp_end: int = 0
+    gate: Literal["soft", "forced", "gumbel"] = "soft"
+    gumbel_temperature: float = 1.0
+    embedding: Literal["sequence", "per_step"] = "sequence"
+    code: int = 8
+    history: int = 32
+    sequence: int = 32
+    sequence_width: int = 256
+    encoder_hidden: int = 64
+    switch_hidden: int = 64
+    hyper_hidden: int = 32
+    rank: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinforceConfig(TrainConfig):
+    """Policy-gradient fine-tuning (Eq. 10, Table A13), in code space and on raw actions. ``batch`` counts episodes."""
+
+    clip: float = 0.2
+    epochs: int = 1
+    minibatches: int = 1
+    threshold: float = 0.5
+    policy_width: int = 256
+    policy_heads: int = 8
+    raw_lr: float = 3e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: every stage's section and the root seed."""
+
+    name: str = "gridworld"
+    preset: str = "paper"
+    seed: int = 0
+    env: EnvConfig = EnvConfig()
+    expert: ExpertConfig = ExpertConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    control: ControlConfig = ControlConfig()
+    discover: DiscoverConfig = DiscoverConfig()
+    reinforce: ReinforceConfig = ReinforceConfig()
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Builds and validates a :class:`Config` from nested plain values.
+
+    Raises:
+      ConfigError: for an unknown, missing or ill-typed field or a value out of range.
+    """
+    config = _build(Config, values, "")
+    _check_ranges(config)
+    _check_env(config.env)
+    _check_model(config.model)
+    _check_stages(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The plain nested dictionary of a configuration, as written to ``config.json``."""
+    return dataclasses.asdict(config)
+
+
+def digest(config: Config) -> str:
+    """A short hash of the resolved configuration."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path or 'config'} is {values!r}; expected a section with fields.")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            close = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f" (did you mean {path}{close[0]}?)" if close else ""
+            raise ConfigError(f"{path}{name} is not a field of the configuration{hint}.")
+    return cls(**{name: _coerce(hints[name], value, path + name) for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """Checks ``value`` against a type hint; the only conversions are int to float and list to tuple."""
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, path + ".")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{path} is {value!r}; expected one of {', '.join(map(repr, args))}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{path} is {value!r}; expected a tuple.")
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ConfigError(f"{path} is {value!r} with {len(value)} entries; expected {len(args)}.")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_coerce(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    accepted = (int, float) if hint is float else hint
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, accepted):
+        name = hint.__name__ if not isinstance(hint, types.UnionType) else str(hint)
+        raise ConfigError(f"{path} is {value!r} of type {type(value).__name__}; expected {name}.")
+    if hint is float:
+        if not math.isfinite(value):
+            raise ConfigError(f"{path} is {value!r}; expected a finite number.")
+        return float(value)
+    return value
+
+
+_POSITIVE = {
+    "size", "colours", "subgoal_length", "width", "depth", "heads", "head_width", "mlp", "buckets",
+    "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
+    "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "rank", "epochs",
+    "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature",
+}  # fmt: skip
+
+
+def _check_ranges(section: Any, path: str = "") -> None:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{path}{field.name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            positive = field.name in _POSITIVE
+            if value < 0 or (positive and value == 0):
+                raise ConfigError(f"{path}{field.name} is {value!r}; expected {'> 0' if positive else '>= 0'}.")
+            if isinstance(value, int) and value >= 2**31:
+                raise ConfigError(f"{path}{field.name} is {value!r}; expected less than 2**31.")
+
+
+def _check_env(env: EnvConfig) -> None:
+    cells = env.size**2
+    if env.horizon == 0:
+        raise ConfigError("env.horizon is 0; expected > 0.")
+    if env.size > 31:
+        raise ConfigError(f"env.size is {env.size}; expected at most 31.")
+    if env.colours + env.walls + 1 > cells:
+        raise ConfigError(
+            f"env.colours is {env.colours} and env.walls is {env.walls}; expected colours + walls + 1 "
+            f"<= size**2 = {cells}."
+        )
+    for field in ("pretrain_tasks", "post_tasks"):
+        tasks = getattr(env, field)
+        if not tasks:
+            raise ConfigError(f"env.{field} is empty; expected at least one task.")
+        for task in tasks:
+            if not task or len(task) > env.horizon:
+                raise ConfigError(f"env.{field} has the task {task}; expected 1 to env.horizon = {env.horizon} colours.")
+            if any(not 0 <= colour < env.colours for colour in task):
+                raise ConfigError(f"env.{field} has the task {task}; expected colours below env.colours = {env.colours}.")
+            if any(a == b for a, b in zip(task, task[1:], strict=False)):
+                raise ConfigError(f"env.{field} has the task {task}; expected no colour twice in a row.")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.layer > model.depth:
+        raise ConfigError(f"model.layer is {model.layer}; expected at most model.depth = {model.depth}.")
+    if model.width % model.heads:
+        raise ConfigError(f"model.width is {model.width}; expected a multiple of model.heads = {model.heads}.")
+    if model.buckets < 2 or model.max_distance <= model.buckets // 2:
+        raise ConfigError(
+            f"model.max_distance is {model.max_distance}; expected more than half of model.buckets = {model.buckets} >= 2."
+        )
+
+
+def _check_stages(config: Config) -> None:
+    if config.expert.epsilon > 1:
+        raise ConfigError(f"expert.epsilon is {config.expert.epsilon}; expected a probability.")
+    if config.expert.horizon > config.env.horizon:
+        raise ConfigError(
+            f"expert.horizon is {config.expert.horizon}; expected at most env.horizon = {config.env.horizon}."
+        )
+    for name in ("pretrain", "control", "discover", "reinforce"):
+        stage = getattr(config, name)
+        if any(not 0 <= beta < 1 for beta in stage.betas):
+            raise ConfigError(f"{name}.betas is {stage.betas}; expected numbers in [0, 1).")
+        if stage.steps % stage.log_every:
+            raise ConfigError(f"{name}.steps is {stage.steps}; expected a multiple of log_every = {stage.log_every}.")
+        if stage.save_every % stage.log_every:
+            raise ConfigError(
+                f"{name}.save_every is {stage.save_every}; expected a multiple of log_every = {stage.log_every}."
+            )
+    for name in ("control", "discover", "reinforce"):
+        if getattr(config, name).seeds % config.pretrain.seeds:
+            raise ConfigError(
+                f"{name}.seeds is {getattr(config, name).seeds}; expected a multiple of pretrain.seeds = "
+                f"{config.pretrain.seeds}, the number of base models."
+            )
+    rl = config.reinforce
+    if rl.seeds % config.discover.seeds:
+        raise ConfigError(f"reinforce.seeds is {rl.seeds}; expected a multiple of discover.seeds = {config.discover.seeds}.")
+    if rl.batch % rl.minibatches:
+        raise ConfigError(f"reinforce.batch is {rl.batch}; expected a multiple of minibatches = {rl.minibatches}.")
+    if rl.policy_width % rl.policy_heads:
+        raise ConfigError(
+            f"reinforce.policy_width is {rl.policy_width}; expected a multiple of policy_heads = {rl.policy_heads}."
+        )
+    if rl.threshold >= 1:
+        raise ConfigError(f"reinforce.threshold is {rl.threshold}; expected a number in [0, 1).")

@@ -1,0 +1,43 @@
+"""The pinpad task: visit colours in a given order. One rule set for every body (App. A)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tasks = tuple[tuple[int, ...], ...]
+
+
+def table(tasks: Tasks) -> np.ndarray:
+    """Colour sequences of unequal length as int32 [Q, M], padded with -1."""
+    width = max(map(len, tasks))
+    return np.array([task + (-1,) * (width - len(task)) for task in tasks], np.int32)
+
+
+def target(sequence: jax.Array, progress: jax.Array) -> jax.Array:
+    """The colour to visit next, int32; the last one once the task is complete.
+
+    Args:
+      sequence: int32 [M], colours padded with -1.
+      progress: int32, number of colours already visited.
+    """
+    last = jnp.sum(sequence >= 0) - 1
+    # A masked sum instead of a gather: a gather per environment step is an order slower on CPU.
+    return jnp.sum(jnp.where(jnp.arange(sequence.shape[0]) == jnp.minimum(progress, last), sequence, 0))
+
+
+def visit(sequence: jax.Array, progress: jax.Array, colour: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Applies the task's rule to a visited colour.
+
+    Args:
+      sequence: int32 [M], colours padded with -1.
+      progress: int32, number of colours already visited.
+      colour: int32, the colour just visited, -1 for none.
+
+    Returns:
+      progress, success (the whole sequence is visited) and failure (a wrong colour was visited).
+    """
+    correct = (colour >= 0) & (colour == target(sequence, progress))
+    progress = progress + correct
+    return progress, progress == jnp.sum(sequence >= 0), (colour >= 0) & ~correct

@@ -1,0 +1,42 @@
+"""Losses: arrays in, scalars out. Everything is averaged over the steps that are not padding."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of ``x`` where ``mask``; 0 for an empty mask."""
+    # where, not a product: a non-finite value in the padding must not leak into the mean.
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def categorical_nll(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """``-ln p(label)`` in nats over the last axis of ``logits``."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    # One-hot product: the gradient of a gather would be a scatter.
+    return -jnp.sum(log_p * jax.nn.one_hot(label, logits.shape[-1]), axis=-1)
+
+
+def normalised_advantage(returns_B: jax.Array) -> jax.Array:
+    """``(R - mean R) / (std R + 1e-3)`` over the batch (C.5): no critic, one number per trajectory."""
+    return (returns_B - jnp.mean(returns_B)) / (jnp.std(returns_B) + 1e-3)
+
+
+def clipped_surrogate(
+    log_prob_T: jax.Array, old_log_prob_T: jax.Array, weight_T: jax.Array, advantage: jax.Array, clip: float
+) -> jax.Array:
+    """PPO's clipped objective (Eq. 10), negated, summed over the abstract steps of one trajectory.
+
+    Args:
+      log_prob_T: log pi(action) under the trained parameters.
+      old_log_prob_T: the same under the parameters that acted.
+      weight_T: bool, the steps that acted.
+      advantage: scalar, the trajectory's.
+      clip: the ratio's clip range.
+    """
+    # Masked before exp: the ratio of a step that did not act may overflow and 0 * inf would poison the gradient.
+    ratio = jnp.exp(jnp.where(weight_T, log_prob_T - old_log_prob_T, 0.0))
+    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    return -jnp.sum(jnp.where(weight_T, jnp.minimum(ratio * advantage, clipped * advantage), 0.0))

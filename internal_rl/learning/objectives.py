@@ -1,0 +1,115 @@
+"""What each supervised stage minimises: ``(params, context, batch, key, step) -> (loss, metrics)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from internal_rl.analysis import alignment
+from internal_rl.config import DiscoverConfig
+from internal_rl.data import Batch
+from internal_rl.learning.losses import categorical_nll, masked_mean
+from internal_rl.models import layers, metacontroller
+from internal_rl.models.sequence_model import SequenceModel
+
+Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def prediction(model_def: nnx.GraphDef, obs_coef: float) -> Loss:
+    """Eq. 5: action NLL plus lambda times next-observation NLL, in nats per step."""
+
+    def loss(params, context, batch: Batch, key, step):
+        del context, key, step
+        out = jax.vmap(nnx.merge(model_def, params))(batch.obs)
+        nll = masked_mean(categorical_nll(out.action, batch.action), batch.alive)
+        obs_nll = masked_mean(categorical_nll(out.observation, batch.next_cell), batch.alive)
+        return nll + obs_coef * obs_nll, {"loss": nll + obs_coef * obs_nll, "nll": nll, "obs_nll": obs_nll}
+
+    return loss
+
+
+def _controlled_nll(model: SequenceModel, layer: int, batch: Batch, e_BTD, factors) -> jax.Array:
+    """Action NLL [B, T] of the base model whose residual at ``layer`` is replaced by ``e + U e``."""
+    states = model.init_state(batch.obs.shape[1])[layer:]
+
+    def finish(e_TD, factors):
+        return model.upper(layers.low_rank(e_TD, factors), states, 0, layer)[0].action
+
+    return categorical_nll(jax.vmap(finish)(e_BTD, factors), batch.action)
+
+
+def _residual(model: SequenceModel, layer: int, batch: Batch) -> jax.Array:
+    states = model.init_state(batch.obs.shape[1])[:layer]
+    return jax.vmap(lambda obs: model.lower(obs, states, 0, layer)[0])(batch.obs)
+
+
+def ground_truth_control(model_def: nnx.GraphDef, layer: int) -> Loss:
+    """C.3: one low-rank controller per subgoal, picked by the true subgoal; the base model is the frozen context.
+
+    The parameters are A [G, R, D] and B [G, D, R].
+    """
+
+    def loss(params, context, batch: Batch, key, step):
+        del key, step
+        model = nnx.merge(model_def, context["base"])
+        picked = jax.nn.one_hot(batch.subgoal, params["a"].shape[0])
+        factors = tuple(jnp.einsum("btg,gij->btij", picked, params[name]) for name in ("a", "b"))
+        nll_BT = _controlled_nll(model, layer, batch, _residual(model, layer, batch), factors)
+        nll = masked_mean(nll_BT, batch.alive)
+        return nll, {"nll": nll}
+
+    return loss
+
+
+def kl_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
+    """alpha at an update: constant, or ``alpha_start`` and then a linear ramp."""
+    if not cfg.ramp_end:
+        return jnp.float32(cfg.alpha)
+    progress = (step - cfg.ramp_begin) / max(cfg.ramp_end - cfg.ramp_begin, 1)
+    return cfg.alpha_start + jnp.clip(progress, 0.0, 1.0) * (cfg.alpha - cfg.alpha_start)
+
+
+def gate_of(cfg: DiscoverConfig) -> metacontroller.Gate:
+    """How beta acts in training."""
+    gates = {
+        "soft": metacontroller.soft_gate,
+        "forced": metacontroller.forced_gate,
+        "gumbel": metacontroller.gumbel_gate(cfg.gumbel_temperature),
+    }
+    return gates[cfg.gate]
+
+
+def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: DiscoverConfig) -> Loss:
+    """Eq. 3, 9: action NLL under the controlled base model plus alpha times the codes' KL to the prior.
+
+    The base model is the frozen context. Both terms are means over steps, so alpha means what it means for sums.
+    """
+
+    def loss(params, context, batch: Batch, key, step):
+        model = nnx.merge(model_def, context["base"])
+        controller = nnx.merge(controller_def, params)
+        code_key, gate_key = jax.random.split(key)
+        shape = batch.alive.shape
+        noise = jax.random.normal(code_key, (*shape, cfg.code))
+        gate_noise = jax.random.logistic(gate_key, shape)
+
+        e_BTD = _residual(model, layer, batch)
+        unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate_of(cfg), n, g))
+        code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
+        nll_BT = _controlled_nll(model, layer, batch, e_BTD, controller.factors(code))
+        nll, kl = masked_mean(nll_BT, batch.alive), masked_mean(posterior.kl(), batch.alive)
+        value = nll + kl_weight(cfg, step) * kl
+        switching = alignment.gate_summary(beta, batch.subgoal, batch.alive)
+        return value, {"loss": value, "nll": nll, "kl": kl, "alpha": kl_weight(cfg, step)} | switching
+
+    return loss
+
+
+def controller_init(key: jax.Array, subgoals: int, rank: int, width: int) -> dict[str, Any]:
+    """Ground-truth controllers that start at U = 0: random A [G, R, D], zero B [G, D, R]."""
+    a = jax.random.normal(key, (subgoals, rank, width)) / width**0.5
+    return {"a": a, "b": jnp.zeros((subgoals, width, rank))}

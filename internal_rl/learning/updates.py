@@ -1,0 +1,128 @@
+"""Pure updates ``(train_state, context) -> (train_state, metrics)`` for one seed; the loop vmaps and scans them.
+
+``context`` holds what an update reads but does not train (frozen parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from internal_rl.config import ReinforceConfig, TrainConfig
+from internal_rl.learning import losses
+from internal_rl.learning.rollout import Episode
+
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run carries from update to update; data and noise are functions of ``(key, step)``."""
+
+    step: jax.Array
+    """int32, updates done."""
+    key: jax.Array
+    """The seed's root key; never changes."""
+    params: Any
+    opt_state: Any
+
+
+def optimiser(cfg: TrainConfig, lr: float | None = None) -> optax.GradientTransformation:
+    """AdamW with the stage's schedule (Tables A4-A14); weight decay on matrices only."""
+    peak = cfg.lr if lr is None else lr
+    rate = optax.constant_schedule(peak)
+    if cfg.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(peak, max(cfg.steps - cfg.warmup, 1))
+    if cfg.warmup:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, peak, cfg.warmup), rate], [cfg.warmup])
+    adamw = optax.adamw(
+        rate, *cfg.betas, weight_decay=cfg.weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    )
+    return optax.chain(optax.clip_by_global_norm(cfg.grad_clip), adamw) if cfg.grad_clip else adamw
+
+
+def init(params: Any, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before the first update."""
+    return TrainState(jnp.int32(0), key, params, tx.init(params))
+
+
+def supervised(
+    loss: Callable[..., tuple[jax.Array, Metrics]],
+    sample: Callable[[jax.Array], Any],
+    tx: optax.GradientTransformation,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """An update on a fresh batch.
+
+    Args:
+      loss: ``(params, context, batch, key, step) -> (loss, metrics)``.
+      sample: ``key -> batch``.
+      tx: the optimiser.
+    """
+
+    def update(state: TrainState, context: Any) -> tuple[TrainState, Metrics]:
+        data_key, noise_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        batch = sample(data_key)
+        grads, metrics = jax.grad(loss, has_aux=True)(state.params, context, batch, noise_key, state.step)
+        return _apply(state, grads, tx), metrics | {"grad_norm": optax.global_norm(grads)}
+
+    return update
+
+
+def _apply(state: TrainState, grads: Any, tx: optax.GradientTransformation) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+
+def policy_gradient(
+    play: Callable[[Any, Any, jax.Array], Episode],
+    log_prob: Callable[[Any, Episode], jax.Array],
+    cfg: ReinforceConfig,
+    tx: optax.GradientTransformation,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """The update of Eq. 10, shared by internal RL and raw-action RL.
+
+    Args:
+      play: ``(params, context, key) -> Episode``, one episode.
+      log_prob: ``(params, episode) -> [T]``, recomputed on stored inputs; the base model is not re-run for codes.
+      cfg: batch, clip, epochs and minibatches.
+      tx: the optimiser.
+    """
+
+    def loss(params, episodes, advantage_B):
+        new = jax.vmap(log_prob, (None, 0))(params, episodes)
+        surrogate = jax.vmap(losses.clipped_surrogate, (0, 0, 0, 0, None))
+        drift = losses.masked_mean(episodes.log_prob - new, episodes.weight)
+        return jnp.mean(surrogate(new, episodes.log_prob, episodes.weight, advantage_B, cfg.clip)), drift
+
+    def update(state: TrainState, context: Any) -> tuple[TrainState, Metrics]:
+        play_key, order_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        keys = jax.random.split(play_key, cfg.batch)
+        episodes = jax.vmap(play, (None, None, 0))(state.params, context, keys)
+        advantage_B = losses.normalised_advantage(jnp.sum(episodes.reward, axis=1))
+
+        def descend(train, rows):
+            part = jax.tree.map(lambda x: x[rows], (episodes, advantage_B))
+            (value, drift), grads = jax.value_and_grad(loss, has_aux=True)(train.params, *part)
+            return _apply(train, grads, tx), {"loss": value, "drift": drift, "grad_norm": optax.global_norm(grads)}
+
+        orders = [jax.random.permutation(jax.random.fold_in(order_key, i), cfg.batch) for i in range(cfg.epochs)]
+        rows = jnp.stack(orders).reshape(cfg.epochs * cfg.minibatches, -1)
+        after, metrics = jax.lax.scan(descend, state, rows)
+        return after.replace(step=state.step + 1), jax.tree.map(jnp.mean, metrics) | summary(episodes)
+
+    return update
+
+
+def summary(episodes: Episode) -> Metrics:
+    """What episodes [B, ...] came to: success, subgoals reached, decisions and raw steps per episode."""
+    return {
+        "success": jnp.mean(jnp.sum(episodes.reward, axis=1)),
+        "subgoals": jnp.mean(episodes.progress.astype(jnp.float32)),
+        "decisions": jnp.mean(jnp.sum(episodes.weight, axis=1).astype(jnp.float32)),
+        "length": jnp.mean(jnp.sum(episodes.alive, axis=1).astype(jnp.float32)),
+    }

@@ -1,0 +1,183 @@
+"""Blocks of sequence models. States and caches are explicit arguments and results, never module state.
+
+Every block maps ``(x_TD, state, t0) -> (x_TD, state)``: ``t0`` is the position of the first of the T inputs, so a whole
+sequence (``t0 = 0``, T = capacity), a chunk and a single step (T = 1) run through the same lines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Clock = int | jax.Array
+
+
+def linear(inputs: int, outputs: int, scale: float, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nnx.Linear:
+    """A linear layer with variance-scaling initialisation (fan-in, truncated normal)."""
+    init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+class MLP(nnx.Module):
+    """One hidden ReLU layer."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, scale: float, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        self.up = linear(inputs, hidden, scale, rngs, dtype)
+        self.down = linear(hidden, outputs, scale, rngs, dtype)
+
+    def __call__(self, x):
+        return self.down(nnx.relu(self.up(x)))
+
+
+def t5_bucket(distance: np.ndarray | jax.Array, buckets: int, max_distance: int) -> jax.Array:
+    """The causal relative-position bucket of T5: exact up to ``buckets / 2``, logarithmic up to ``max_distance``.
+
+    Args:
+      distance: int array of query position minus key position, >= 0.
+      buckets: number of buckets.
+      max_distance: distance from which on the last bucket is used.
+    """
+    exact = buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, exact) / exact) / np.log(max_distance / exact)
+    coarse = exact + (ratio * (buckets - exact)).astype(jnp.int32)
+    return jnp.where(distance < exact, distance, jnp.minimum(coarse, buckets - 1))
+
+
+class Attention(nnx.Module):
+    """Causal multi-head attention with a T5 relative-position bias on the logits (Table A16)."""
+
+    def __init__(self, width, heads, head_width, buckets, max_distance, scale, rngs, dtype=jnp.float32):
+        self.heads, self.head_width = heads, head_width
+        self.buckets, self.max_distance, self.dtype = buckets, max_distance, dtype
+        self.qkv = linear(width, 3 * heads * head_width, scale, rngs, dtype)
+        self.out = linear(heads * head_width, width, scale, rngs, dtype)
+        init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+        self.bias = nnx.Param(init(rngs.params(), (buckets, heads)))
+
+    def init_state(self, capacity: int) -> tuple[jax.Array, jax.Array]:
+        """An empty key and value cache, each [capacity, H, K]."""
+        cache = jnp.zeros((capacity, self.heads, self.head_width), self.dtype)
+        return cache, cache
+
+    def _write(self, cache, new, t0: Clock):
+        # A whole sequence fills the cache: without a slice update the training gradient has no scatter.
+        if new.shape[0] == cache.shape[0]:
+            return new
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, t0, 0)
+
+    def _bias(self, distance_TC):
+        bucket = t5_bucket(jnp.maximum(distance_TC, 0), self.buckets, self.max_distance)
+        # One-hot product instead of a gather, whose gradient would be a scatter.
+        one_hot = jax.nn.one_hot(bucket, self.buckets, dtype=jnp.float32)
+        return jnp.where(distance_TC >= 0, jnp.moveaxis(one_hot @ self.bias[...], -1, 0), -jnp.inf)
+
+    def __call__(self, x_TD, state, t0: Clock):
+        steps = x_TD.shape[0]
+        q, k, v = jnp.moveaxis(self.qkv(x_TD).reshape(steps, 3, self.heads, self.head_width), 1, 0)
+        keys, values = (self._write(cache, new, t0) for cache, new in zip(state, (k, v), strict=True))
+        distance = t0 + jnp.arange(steps)[:, None] - jnp.arange(keys.shape[0])
+        logits = jnp.einsum("thk,chk->htc", q, keys, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits / np.sqrt(self.head_width) + self._bias(distance), axis=-1)
+        mixed = jnp.einsum("htc,chk->thk", weights.astype(self.dtype), values)
+        return self.out(mixed.reshape(steps, -1)), (keys, values)
+
+
+def linear_recurrence(a_TW: jax.Array, b_TW: jax.Array, h_W: jax.Array) -> jax.Array:
+    """``h_t = a_t * h_{t-1} + b_t`` for all t, [T, W], in float32.
+
+    A sequential scan on CPU, where an associative scan compiles for seconds and runs slower; associative elsewhere.
+    """
+    if a_TW.shape[0] == 1:
+        return a_TW * h_W + b_TW
+    if jax.default_backend() == "cpu":
+        return jax.lax.scan(lambda h, ab: (ab[0] * h + ab[1],) * 2, h_W, (a_TW, b_TW))[1]
+    b_TW = b_TW.at[0].add(a_TW[0] * h_W)
+    return jax.lax.associative_scan(lambda x, y: (x[0] * y[0], x[1] * y[0] + y[1]), (a_TW, b_TW))[1]
+
+
+class RGLRU(nnx.Module):
+    """Real-gated linear recurrent unit with block-diagonal gates (De et al. 2024, arXiv 2402.19427, Eq. 1-4)."""
+
+    def __init__(self, width: int, heads: int, scale: float, rngs: nnx.Rngs):
+        self.heads = heads
+        init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal", batch_axis=(0,))
+        shape = (heads, width // heads, 2 * width // heads)
+        self.gates = nnx.Param(init(rngs.params(), shape))
+        self.gate_bias = nnx.Param(jnp.zeros((heads, 1, shape[-1])))
+        # a^c uniform in [0.9, 0.999] at full recurrence gate, as in the reference.
+        decay = jax.random.uniform(rngs.params(), (width,), minval=0.9, maxval=0.999)
+        self.decay = nnx.Param(jnp.log(jnp.expm1(-jnp.log(decay) / 8.0)))
+
+    def __call__(self, x_TW, h_W):
+        x = x_TW.astype(jnp.float32)
+        x_HTK = jnp.moveaxis(x.reshape(x.shape[0], self.heads, -1), 1, 0)
+        gates = jax.nn.sigmoid(x_HTK @ self.gates[...] + self.gate_bias[...])
+        recurrent, inward = (jnp.moveaxis(g, 0, 1).reshape(x.shape) for g in jnp.split(gates, 2, axis=-1))
+        log_a = -8.0 * jax.nn.softplus(self.decay[...]) * recurrent
+        # expm1 keeps sqrt(1 - a²) and its gradient accurate for a near one.
+        b = jnp.sqrt(-jnp.expm1(2 * log_a)) * inward * x
+        h_TW = linear_recurrence(jnp.exp(log_a), b, h_W)
+        return h_TW, h_TW[-1]
+
+
+class Recurrent(nnx.Module):
+    """Hawk's recurrent block: a gated branch times a temporal convolution of width 4 followed by the RG-LRU."""
+
+    taps = 4
+
+    def __init__(self, width: int, lru_width: int, heads: int, scale: float, rngs: nnx.Rngs):
+        self.lru_width = lru_width
+        self.inward = linear(width, 2 * lru_width, scale, rngs)
+        init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+        self.kernel = nnx.Param(init(rngs.params(), (self.taps, lru_width)))
+        self.lru = RGLRU(lru_width, heads, scale, rngs)
+        self.out = linear(lru_width, width, scale, rngs)
+
+    def init_state(self, capacity: int) -> tuple[jax.Array, jax.Array]:
+        """The last inputs of the convolution, [taps - 1, W], and the recurrent state, [W]."""
+        del capacity
+        return jnp.zeros((self.taps - 1, self.lru_width)), jnp.zeros((self.lru_width,))
+
+    def __call__(self, x_TD, state, t0: Clock):
+        del t0
+        past, h_W = state
+        gate, x = jnp.split(self.inward(x_TD), 2, axis=-1)
+        padded = jnp.concatenate([past, x])
+        convolved = sum(padded[i : i + x.shape[0]] * self.kernel[i] for i in range(self.taps))
+        h_TW, h_W = self.lru(convolved, h_W)
+        return self.out(nnx.gelu(gate) * h_TW), (padded[-(self.taps - 1) :], h_W)
+
+
+class Block(nnx.Module):
+    """Pre-norm residual block: sequence mixing, then an MLP."""
+
+    def __init__(self, mixer: nnx.Module, width: int, mlp: int, scale: float, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        self.mixer = mixer
+        self.mix_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.mlp = MLP(width, mlp, width, scale, rngs, dtype)
+
+    def init_state(self, capacity: int):
+        """The state of the sequence mixer."""
+        return self.mixer.init_state(capacity)
+
+    def __call__(self, x_TD, state, t0: Clock):
+        mixed, state = self.mixer(self.mix_norm(x_TD), state, t0)
+        x_TD = x_TD + mixed
+        return x_TD + self.mlp(self.mlp_norm(x_TD)), state
+
+
+def low_rank(e_TD: jax.Array, factors: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """``e + U e`` with ``U = B A`` (Eq. 1, 11), without forming U.
+
+    Args:
+      e_TD: [T, D], the residual stream.
+      factors: A [T, R, D] and B [T, D, R] (or without T: one controller for all steps).
+    """
+    a, b = factors
+    inner = jnp.einsum("...rd,...d->...r", a, e_TD)
+    return e_TD + jnp.einsum("...dr,...r->...d", b, inner)

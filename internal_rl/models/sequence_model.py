@@ -1,0 +1,90 @@
+"""The base autoregressive model p_theta (D.1): observations in, action and next observation out, cut at any layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from internal_rl.config import ModelConfig
+from internal_rl.models.layers import Attention, Block, Clock, linear
+
+Params = Any
+
+
+@struct.dataclass
+class Outputs:
+    """The heads' results for T steps."""
+
+    action: jax.Array
+    """[T, A] logits of a_t."""
+    observation: jax.Array
+    """[T, N] logits of the agent's next cell, the only part of the observation that changes."""
+
+
+class SequenceModel(nnx.Module):
+    """Embedding, L residual blocks and two heads, over one unbatched sequence."""
+
+    def __init__(self, cfg: ModelConfig, observation: int, actions: int, cells: int, rngs: nnx.Rngs):
+        dtype = jnp.dtype(cfg.compute_dtype)
+
+        def block():
+            mixer = Attention(
+                cfg.width, cfg.heads, cfg.head_width, cfg.buckets, cfg.max_distance, cfg.init_scale, rngs, dtype
+            )
+            return Block(mixer, cfg.width, cfg.mlp, cfg.init_scale, rngs, dtype)
+
+        self.dtype, self.depth = dtype, cfg.depth
+        self.embed = linear(observation, cfg.width, cfg.init_scale, rngs, dtype)
+        self.blocks = nnx.List([block() for _ in range(cfg.depth)])
+        self.norm = nnx.LayerNorm(cfg.width, rngs=rngs)
+        self.action = linear(cfg.width, actions, cfg.init_scale, rngs)
+        self.observation = linear(cfg.width, cells, cfg.init_scale, rngs)
+
+    def init_state(self, capacity: int) -> tuple[Any, ...]:
+        """One state per block, for sequences of at most ``capacity`` steps."""
+        return tuple(block.init_state(capacity) for block in self.blocks)
+
+    def lower(self, obs_TO: jax.Array, states: tuple[Any, ...], t0: Clock, layer: int) -> tuple[jax.Array, tuple]:
+        """Embedding and the blocks below ``layer``.
+
+        Args:
+          obs_TO: [T, observation], any dtype.
+          states: the first ``layer`` entries of :meth:`init_state`.
+          t0: position of the first observation.
+          layer: number of blocks to run.
+
+        Returns:
+          The residual stream e_{t,l}, float32 [T, D], and the states after T steps.
+        """
+        return self._run(self.embed(obs_TO.astype(self.dtype)).astype(jnp.float32), self.blocks[:layer], states, t0)
+
+    def upper(self, e_TD: jax.Array, states: tuple[Any, ...], t0: Clock, layer: int) -> tuple[Outputs, tuple]:
+        """The blocks from ``layer`` on and the heads; arguments as in :meth:`lower`, states those of these blocks."""
+        e_TD, states = self._run(e_TD, self.blocks[layer:], states, t0)
+        normed = self.norm(e_TD)
+        return Outputs(self.action(normed), self.observation(normed)), states
+
+    def __call__(self, obs_TO: jax.Array) -> Outputs:
+        """The heads' results for a whole uncontrolled sequence."""
+        e_TD, _ = self.lower(obs_TO, (), 0, 0)
+        return self.upper(e_TD, self.init_state(obs_TO.shape[0]), 0, 0)[0]
+
+    def residuals(self, obs_TO: jax.Array) -> jax.Array:
+        """The residual stream after every layer of a whole sequence, [L + 1, T, D]; row 0 is the embedding."""
+        states = self.init_state(obs_TO.shape[0])
+        e_TD, _ = self.lower(obs_TO, (), 0, 0)
+        rows = [e_TD]
+        for block, state in zip(self.blocks, states, strict=True):
+            rows.append(block(rows[-1], state, 0)[0])
+        return jnp.stack(rows)
+
+    @staticmethod
+    def _run(e_TD, blocks, states, t0):
+        after = []
+        for block, state in zip(blocks, states, strict=True):
+            e_TD, state = block(e_TD, state, t0)
+            after.append(state)
+        return e_TD, tuple(after)
