@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from ml_collections import config_flags
 
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
+from internal_rl.learning import updates
 from internal_rl.learning.loop import NonFiniteError
+from internal_rl.learning.updates import TrainState
 
 BAD_INPUT = 2
 NOT_FINITE = 3
@@ -123,9 +126,7 @@ def claim(workdir: Path, config: c.Config) -> None:
             raise c.ConfigError(f"{workdir} holds {min(started)} but no config.json; choose another --workdir.")
         if path.exists():
             _check_same(_read_object(path), wanted, started, workdir)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, wanted)
     except OSError as error:
         raise c.ConfigError(f"--workdir={workdir} cannot be used: {error.strerror or error}.") from error
 
@@ -149,6 +150,55 @@ def enable_compilation_cache() -> None:
             path.unlink()
     except OSError:  # absent, unwritable or trimmed by a neighbour: a cache is never worth a failure
         return
+
+
+def stage_key(config: c.Config, purpose: str) -> jax.Array:
+    """The key of one purpose of a run, independent of every other purpose's."""
+    return jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(purpose.encode()))
+
+
+def evaluation_key(state: TrainState) -> jax.Array:
+    """A key for held-out data that no update uses: updates fold in their number, this a number no update reaches."""
+    return jax.random.fold_in(jax.random.fold_in(state.key, 2**32 - 1), state.step)
+
+
+def initial_state(config: c.Config, stage: str, init: Callable[[jax.Array], Any]) -> TrainState:
+    """A stage's train state before the first update, leaves [S, ...]; ``init`` maps a key to parameters."""
+    train = getattr(config, stage)
+    tx = updates.optimiser(train)
+
+    def one(key: jax.Array) -> TrainState:
+        init_key, root = jax.random.split(key)
+        return updates.init(init(init_key), tx, root)
+
+    return jax.vmap(one)(jax.random.split(stage_key(config, stage), train.seeds))
+
+
+def cached(path: Path, digest: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The JSON result stored at ``path`` for a checkpoint's digest, computed and stored if it is not there yet."""
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:  # torn by a kill: it can be computed again
+            stored = {}
+        if stored.get("digest") == digest:
+            return stored["result"]
+    result = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"digest": digest, "result": result})
+    return result
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes strict JSON atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The metric rows of a stage."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _check_file(argv: Sequence[str]) -> None:

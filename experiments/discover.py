@@ -17,6 +17,9 @@ from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import Config
 from internal_rl.learning import loop, objectives, updates
 
+GATE = 0.8
+"""Smallest F1 of hard switches against subgoal changes, with one step of tolerance."""
+
 
 def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""

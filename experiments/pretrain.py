@@ -97,7 +97,7 @@ def solvable(cfg: Config) -> dict[str, Any]:
 
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary."""
-    shares = common.cached(workdir / "pretrain" / "solvable.json", "", lambda: solvable(cfg))
+    shares = common.cached(workdir / "solvable.json", "", lambda: solvable(cfg))
     # Tasks that are accepted less often weigh more in a layout that solves them: the data's task mix is uniform.
     log_prior_Q = -jnp.log(jnp.maximum(jnp.array(shares["accepted_by_task"]), 1e-6))
     loop.run(stage(cfg), lambda: initial(cfg), log_prior_Q, workdir=workdir, config=cfg, parents={})

@@ -107,7 +107,7 @@ def write(
 def headline(results: Mapping[str, Any]) -> str:
     """The result in one or two sentences, from the measured numbers alone."""
     internal, raw = _stat(results, "internal_rl.final_success"), _stat(results, "raw_rl.final_success")
-    ceiling = _stat(results, "solvable_share.post")
+    ceiling = _stat(results, "solvable_share")
     if internal is None:
         return "This run has not reached internal RL yet."
     text = f"Internal RL solves {_percent(internal.median)} of the post-training episodes"
@@ -122,11 +122,11 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     """The table of results with targets and verdicts.
 
     Args:
-      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``solvable_share.{pretrain,post}``,
+      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``solvable_share`` (of post-training layouts), ``solvable_share_pretrain``,
         ``ground_truth_control.success``, ``alignment_f1_tol1``, ``{internal_rl,raw_rl}.{initial,final}_success``. Each
         is a number or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """
-    ceiling = _value(results, "solvable_share.post")
+    ceiling = _value(results, "solvable_share")
     internal = _value(results, "internal_rl.final_success")
     base, bayes = _value(results, "base_nll"), _value(results, "bayes_nll")
     gap = None if base is None or bayes is None else (base - bayes) / (UNIFORM_NLL - bayes)
@@ -134,8 +134,8 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         ("Base model, NLL (nats per step)", "base_nll"),
         ("Bayes reference, NLL", "bayes_nll"),
         ("Goal-known reference, NLL", "goal_known_nll"),
-        ("Solvable pretraining layouts", "solvable_share.pretrain"),
-        ("Solvable post-training layouts", "solvable_share.post"),
+        ("Solvable pretraining layouts", "solvable_share_pretrain"),
+        ("Solvable post-training layouts", "solvable_share"),
     ]
     judged = [
         (

@@ -13,7 +13,8 @@ RESULTS = {
     "base_nll": {"median": 0.30, "q25": 0.29, "q75": 0.31},
     "bayes_nll": 0.266,
     "goal_known_nll": 0.0,
-    "solvable_share": {"pretrain": 0.99, "post": 0.9},
+    "solvable_share": 0.9,
+    "solvable_share_pretrain": 0.99,
     "ground_truth_control": {"success": {"median": 0.65, "q25": 0.6, "q75": 0.7}},
     "alignment_f1_tol1": {"median": 0.9, "q25": 0.85, "q75": 0.95},
     "internal_rl": {
@@ -79,7 +80,7 @@ def test_equal_failure_is_no_success():
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_missing_numbers_get_no_verdict(value):
     assert verdicts(changed("alignment_f1_tol1", value))[F1] == "not measured"
-    assert verdicts(changed("solvable_share.post", value))[CONTROL] == "not measured"
+    assert verdicts(changed("solvable_share", value))[CONTROL] == "not measured"
     assert verdicts(changed("internal_rl.final_success", value))[RAW] == "not measured"
     assert set(verdicts({}).values()) == {"not measured"}
 

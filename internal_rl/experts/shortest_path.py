@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,46 +41,61 @@ class Trajectory:
         return spread.replace(agent=self.agent)
 
 
-def _neighbours(grid: jax.Array, fill: Any) -> jax.Array:
-    """[4, ..., G, G]: the value at the cell each move leads to, ``fill`` off the grid."""
-    size = grid.shape[-1]
-    edges = [(0, 0)] * (grid.ndim - 2) + [(1, 1), (1, 1)]
-    padded = jnp.pad(grid, edges, constant_values=fill)
-    return jnp.stack([padded[..., 1 + r : 1 + r + size, 1 + c : 1 + c + size] for r, c in MOVES])
+def _pack(mask: jax.Array) -> jax.Array:
+    """bool [K, G, G] to uint32 [G, K]: bit c of a word is column c of its row."""
+    return jnp.sum(jnp.moveaxis(mask, 0, 1) * (jnp.uint32(1) << jnp.arange(mask.shape[-1], dtype=jnp.uint32)), axis=-1)
+
+
+def _unpack(rows: jax.Array) -> jax.Array:
+    """uint32 [..., G, K] to bool [..., K, N]: the inverse of :func:`_pack`, with cells in one axis."""
+    size = rows.shape[-2]
+    bits = jnp.swapaxes(rows, -1, -2)[..., None] >> jnp.arange(size, dtype=jnp.uint32) & 1
+    return bits.reshape(*bits.shape[:-2], size**2) == 1
+
+
+def _flood(env: Gridworld, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Breadth-first search backwards from every colour at once, one bit per cell: a whole row moves in one operation.
+
+    Returns:
+      uint32 bit sets [..., G, O] of cells: those from which the colour can be reached; bit b of their distances, one
+      set per b; and, per action, those where it starts a shortest path.
+    """
+    cell = jnp.arange(env.cells).reshape(env.size, env.size)
+    goal = _pack(cell == state.colours[:, None, None])
+    wall = _pack(jnp.any(cell == state.walls[:, None, None], axis=0, keepdims=True))
+    open_ = ~wall & jnp.uint32(2**env.size - 1)
+    # Another colour's cell may be left but not crossed: it is found, and the search does not go on from it.
+    crossable = ~_pack(jnp.any(cell == state.colours[:, None, None], axis=0, keepdims=True)) | goal
+    edge = jnp.zeros((1, env.colours), jnp.uint32)
+
+    def advance(carry):
+        steps, front, found, distance, best = carry
+        # Where each of MOVES leads into the front.
+        entering = (jnp.concatenate([edge, front[:-1]]), jnp.concatenate([front[1:], edge]), front << 1, front >> 1)
+        new = (entering[0] | entering[1] | entering[2] | entering[3]) & open_ & ~found
+        distance = tuple(old | jnp.where(steps >> b & 1 == 1, new, 0) for b, old in enumerate(distance))
+        best = tuple(old | (way & new) for old, way in zip(best, entering, strict=True))
+        return steps + 1, new & crossable, found | new, distance, best
+
+    none = jnp.zeros_like(goal)
+    start = (jnp.int32(1), goal, goal, (none,) * env.cells.bit_length(), (none,) * len(MOVES))
+    _, _, found, distance, best = jax.lax.while_loop(lambda carry: jnp.any(carry[1] != 0), advance, start)
+    return found, jnp.stack(distance), jnp.stack(best)
 
 
 def distances(env: Gridworld, state: State) -> jax.Array:
     """Fewest steps from every cell to every colour, int32 [O, N], never crossing a wall or another colour.
 
-    ``UNREACHABLE`` or more where there is no path. Leaving from a colour's own cell is allowed, crossing it is not.
+    ``UNREACHABLE`` where there is no path. Leaving from a colour's own cell is allowed, crossing it is not.
     """
-    cell = jnp.arange(env.cells)
-    goal = cell == state.colours[:, None]
-    wall = jnp.any(cell == state.walls[:, None], axis=0)
-    blocked = (wall | jnp.any(goal, axis=0)) & ~goal
-    shape = (env.colours, env.size, env.size)
-    start = jnp.where(goal, 0, UNREACHABLE).reshape(shape)
-    open_ = ~blocked.reshape(shape)
-
-    def relax(carry):
-        old, _ = carry
-        new = jnp.where(open_, jnp.minimum(old, 1 + jnp.min(_neighbours(old, UNREACHABLE), axis=0)), UNREACHABLE)
-        return new, jnp.any(new != old)
-
-    free, _ = jax.lax.while_loop(lambda carry: carry[1], relax, (start, jnp.bool_(True)))
-    leaving = 1 + jnp.min(_neighbours(free, UNREACHABLE), axis=0)
-    leaving = jnp.where(wall.reshape(shape[1:]), UNREACHABLE, leaving)
-    return jnp.where(open_, free, leaving).reshape(env.colours, env.cells)
+    found, bits, _ = _flood(env, state)
+    steps = jnp.sum(_unpack(bits) * (1 << jnp.arange(bits.shape[0]))[:, None, None], axis=0)
+    return jnp.where(_unpack(found), steps, UNREACHABLE)
 
 
 def optimal_actions(env: Gridworld, state: State) -> jax.Array:
     """bool [4, O, N]: the actions that start a shortest path from each cell to each colour."""
-    steps = distances(env, state).reshape(env.colours, env.size, env.size)
-    goal = (jnp.arange(env.cells) == state.colours[:, None]).reshape(steps.shape)
-    colour = jnp.any(goal, axis=0)
-    ahead = _neighbours(jnp.where(colour & ~goal, UNREACHABLE, steps), UNREACHABLE)
-    best = (ahead == steps - 1) & (steps < UNREACHABLE) & ~goal
-    return best.reshape(len(MOVES), env.colours, env.cells)
+    return _unpack(_flood(env, state)[2])
 
 
 def break_ties(best: jax.Array) -> jax.Array:

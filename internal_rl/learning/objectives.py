@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 
 from internal_rl.analysis import alignment
 from internal_rl.config import DiscoverConfig
@@ -83,6 +83,51 @@ def gate_of(cfg: DiscoverConfig) -> metacontroller.Gate:
     return gates[cfg.gate]
 
 
+@struct.dataclass
+class Controlled:
+    """An expert batch run through base model and metacontroller."""
+
+    nll_BT: jax.Array
+    """Action NLL in nats."""
+    code: jax.Array
+    """[B, T, n_z], z_t."""
+    beta: jax.Array
+    """[B, T], 1 at the first step."""
+    posterior: metacontroller.Posterior
+    """[B, T, n_z]."""
+
+    def nll(self, alive_BT: jax.Array) -> jax.Array:
+        """Mean action NLL in nats per step."""
+        return masked_mean(self.nll_BT, alive_BT)
+
+    def kl(self, alive_BT: jax.Array) -> jax.Array:
+        """Mean KL of the code posterior to the prior in nats per step."""
+        return masked_mean(self.posterior.kl(), alive_BT)
+
+
+def controlled(
+    model_def: nnx.GraphDef,
+    controller_def: nnx.GraphDef,
+    layer: int,
+    cfg: DiscoverConfig,
+    params: Any,
+    base: Any,
+    batch: Batch,
+    key: jax.Array,
+) -> Controlled:
+    """Runs a batch with codes sampled from the posterior and the gate the metacontroller is trained with."""
+    model, controller = nnx.merge(model_def, base), nnx.merge(controller_def, params)
+    code_key, gate_key = jax.random.split(key)
+    shape = batch.alive.shape
+    noise = jax.random.normal(code_key, (*shape, cfg.code))
+    gate_noise = jax.random.logistic(gate_key, shape)
+
+    e_BTD = _residual(model, layer, batch)
+    unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate_of(cfg), n, g))
+    code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
+    return Controlled(_controlled_nll(model, layer, batch, e_BTD, controller.factors(code)), code, beta, posterior)
+
+
 def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: DiscoverConfig) -> Loss:
     """Eq. 3, 9: action NLL under the controlled base model plus alpha times the codes' KL to the prior.
 
@@ -90,21 +135,12 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
     """
 
     def loss(params, context, batch: Batch, key, step):
-        model = nnx.merge(model_def, context["base"])
-        controller = nnx.merge(controller_def, params)
-        code_key, gate_key = jax.random.split(key)
-        shape = batch.alive.shape
-        noise = jax.random.normal(code_key, (*shape, cfg.code))
-        gate_noise = jax.random.logistic(gate_key, shape)
-
-        e_BTD = _residual(model, layer, batch)
-        unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate_of(cfg), n, g))
-        code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
-        nll_BT = _controlled_nll(model, layer, batch, e_BTD, controller.factors(code))
-        nll, kl = masked_mean(nll_BT, batch.alive), masked_mean(posterior.kl(), batch.alive)
-        value = nll + kl_weight(cfg, step) * kl
-        switching = alignment.gate_summary(beta, batch.subgoal, batch.alive)
-        return value, {"loss": value, "nll": nll, "kl": kl, "alpha": kl_weight(cfg, step)} | switching
+        result = controlled(model_def, controller_def, layer, cfg, params, context["base"], batch, key)
+        alpha = kl_weight(cfg, step)
+        nll, kl = result.nll(batch.alive), result.kl(batch.alive)
+        value = nll + alpha * kl
+        switching = alignment.gate_summary(result.beta, batch.subgoal, batch.alive)
+        return value, {"loss": value, "nll": nll, "kl": kl, "alpha": alpha} | switching
 
     return loss
 
