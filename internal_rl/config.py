@@ -57,8 +57,10 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What every stage shares: AdamW, its schedule, and how often to log and save.
+    """What every stage shares: the optimiser, its schedule, and how often to log and save.
 
+    The paper uses AdamW throughout. ``muon`` orthogonalises the updates of matrices (with ``lr``) and leaves vectors to
+    AdamW (at 0.3 ``lr``); a small base model on a small budget needs it to come near the Bayes reference.
     ``schedule`` is applied after ``warmup`` linear steps; ``grad_clip`` 0 means off. ``log_every`` updates form one
     compiled chunk; an evaluation on ``eval_batch`` fresh episodes ends each chunk.
     """
@@ -66,6 +68,7 @@ class TrainConfig:
     seeds: int = 1
     steps: int = 1
     batch: int = 1
+    optimiser: Literal["adamw", "muon"] = "adamw"
     lr: float = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0

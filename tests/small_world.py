@@ -61,7 +61,7 @@ def module(constructor: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.
     return nnx.merge(definition, invented(lambda key: nnx.to_pure_dict(nnx.state(constructor(nnx.Rngs(key)))), seed))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class World:
     """Definitions and invented parameters of every model of CONFIG."""
 

@@ -59,11 +59,11 @@ def test_closed_gate_keeps_the_first_code_bit_for_bit():
 
 def test_held_codes_survive_a_step_bit_for_bit(world):
     """Also codes that a product with one would round, and infinities that a product with zero would turn to NaN."""
-    controller = world.metacontroller()
+    step = jax.jit(world.metacontroller().step)
     old, new = jnp.array([0.1, -3e38, 1e-42]), jnp.array([jnp.inf, 0.3, jnp.nan])
     carry = m.Carry(jnp.zeros(CFG.discover.history), old, jnp.bool_(False))
     for beta, kept in ((0.0, old), (1.0, new)):
-        after, code = controller.step(E_TD[0], carry, new, jnp.float32(beta))
+        after, code = step(E_TD[0], carry, new, jnp.float32(beta))
         np.testing.assert_array_equal(np.asarray(code).view(np.int32), np.asarray(kept).view(np.int32))
         np.testing.assert_array_equal(after.code, code)
         assert not after.first
@@ -86,16 +86,21 @@ def test_unroll_is_equation_17_written_out(world, gate, slow):
     """Encoder and switch see h_{t-1}, the switch sees z_{t-1}, and z_t mixes the sampled code with z_{t-1}."""
     code, beta, posterior = unrolled(gate)
     controller = world.metacontroller()
-    s_TS = controller.embed(E_TD, ALIVE)
+
+    @jax.jit
+    def pieces(e_D, carry, s):
+        after, _ = controller.gru(carry.history, controller.norm(e_D))
+        return controller.posterior(e_D, carry.history, s), controller.switch_logit(e_D, carry), after
+
+    s_TS = jax.jit(controller.embed)(E_TD, ALIVE)
     history, z = jnp.zeros(CFG.discover.history), np.zeros(CODE)
     for t in range(STEPS):
-        q = controller.posterior(E_TD[t], history, s_TS[t])
+        previous = m.Carry(history, jnp.asarray(z, jnp.float32), jnp.bool_(False))
+        q, logit, history = pieces(E_TD[t], previous, s_TS[t])
         np.testing.assert_allclose(posterior.mean[t], q.mean, atol=1e-5)
         np.testing.assert_allclose(posterior.log_std[t], q.log_std, atol=1e-5)
-        previous = m.Carry(history, jnp.asarray(z, jnp.float32), jnp.bool_(False))
-        opened = slow(controller.switch_logit(E_TD[t], previous), GATE_NOISE[t]) if t else 1.0
-        z = opened * np.asarray(q.sample(NOISE[t])) + (1 - opened) * z
-        history, _ = controller.gru(history, controller.norm(E_TD[t]))
+        opened = slow(logit, GATE_NOISE[t]) if t else 1.0
+        z = opened * (q.mean + np.exp(q.log_std) * np.asarray(NOISE[t])) + (1 - opened) * z
         np.testing.assert_allclose(beta[t], opened, atol=1e-5)
         np.testing.assert_allclose(code[t], z, atol=1e-5)
     assert beta[1:].min() < 0.4 and beta[1:].max() > 0.6  # both kinds of steps were compared
@@ -114,7 +119,8 @@ def test_history_is_a_gru(world):
     controller, h = world.metacontroller(), rng_normal(3, CFG.discover.history)
     x = np.asarray(E_TD[0], np.float64)
     x = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
-    after, _ = controller.step(E_TD[0], m.Carry(h, jnp.zeros(CODE), jnp.bool_(False)), jnp.ones(CODE), jnp.float32(1))
+    carry = m.Carry(h, jnp.zeros(CODE), jnp.bool_(False))
+    after, _ = jax.jit(controller.step)(E_TD[0], carry, jnp.ones(CODE), jnp.float32(1))
     gru = controller.gru
     inward = x @ np.asarray(gru.dense_i.kernel[...]) + np.asarray(gru.dense_i.bias[...])
     hidden = np.asarray(h) @ np.asarray(gru.dense_h.kernel[...])
@@ -157,7 +163,7 @@ def test_embeddings_read_what_they_may(embedding):
     alive = np.asarray(ALIVE)
     ahead = np.ones((STEPS, STEPS), bool) if embedding == "sequence" else ~np.tri(STEPS, k=-1, dtype=bool)
     np.testing.assert_array_equal(seen[alive], ahead[alive] & alive)
-    s_TS = controller.embed(E_TD, ALIVE)
+    s_TS = jax.jit(controller.embed)(E_TD, ALIVE)
     assert s_TS.shape == (STEPS, CFG.discover.sequence)
     distinct = len(np.unique(np.asarray(s_TS)[alive], axis=0))
     assert distinct == (1 if embedding == "sequence" else alive.sum())
@@ -184,12 +190,13 @@ def test_kl_is_the_gaussians():
 def test_factors_are_those_of_one_matrix_per_code(world):
     """Batched codes give the factors of each code; the same code always the same controller."""
     controller, z = world.metacontroller(), rng_normal(4, 5, CODE)
-    a, b = controller.factors(z)
+    factors = jax.jit(controller.factors)
+    a, b = factors(z)
     rank = CFG.discover.rank
     assert (a.shape, b.shape) == ((5, rank, WIDTH), (5, WIDTH, rank))
     for i in range(5):
-        np.testing.assert_allclose(a[i], controller.factors(z[i])[0], atol=1e-6)
-        np.testing.assert_allclose(b[i], controller.factors(z[i])[1], atol=1e-6)
+        np.testing.assert_allclose(a[i], factors(z[i])[0], atol=1e-6)
+        np.testing.assert_allclose(b[i], factors(z[i])[1], atol=1e-6)
 
 
 def test_paper_preset_has_the_shapes_of_table_a9():

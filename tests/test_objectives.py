@@ -6,54 +6,77 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small_world
-from flax import nnx
 
 from internal_rl import build
 from internal_rl.config import DiscoverConfig
-from internal_rl.learning import objectives, updates
+from internal_rl.learning import losses, objectives, updates
 
 CFG = small_world.CONFIG
-LAYER, KEY, STEP = CFG.model.layer, jax.random.key(3), jnp.int32(0)
+LAYER, KEY = CFG.model.layer, jax.random.key(3)
 
 
-def discover_cfg(**changes):
+# Per-step variant and forced gate share a program: the switch is then of no use, and nothing else is.
+VARIANTS = {"sequence": "soft", "per_step": "forced"}
+
+
+def variant(embedding):
+    """Its alpha is 0 at update 0 and 0.3 at update 5."""
+    changes = {"embedding": embedding, "gate": VARIANTS[embedding], "alpha": 0.6, "alpha_start": 0.0, "ramp_end": 10}
     return dataclasses.replace(CFG, discover=dataclasses.replace(CFG.discover, **changes))
 
 
 @functools.cache
-def discovery_gradients(embedding="sequence", gate="soft", alpha=0.0):
-    """A compiled ``(params, base, batch) -> ((loss, metrics), gradients)`` of Eq. 3."""
-    cfg = discover_cfg(embedding=embedding, gate=gate, alpha=alpha)
+def discovery_update(embedding):
+    """One compiled ``(state, context) -> (state, metrics)`` of Eq. 3; the optimiser's state is the last gradient."""
+    cfg = variant(embedding)
     world = small_world.small_world(cfg)
     loss = objectives.discovery(world.base_def, world.controller_def, LAYER, cfg.discover)
-    gradients = jax.value_and_grad(lambda p, base, batch: loss(p, {"base": base}, batch, KEY, STEP), has_aux=True)
-    return jax.jit(gradients)
+    recorder = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda g, _, __: (jax.tree.map(lambda x: -0.01 * x, g), g)
+    )
+    update = updates.supervised(
+        lambda params, context, batch, key, step: loss(params, context, context["batch"], key, step),
+        lambda key: None,
+        recorder,
+    )
+    return jax.jit(update), lambda params: updates.init(params, recorder, KEY)
 
 
-def base_nll(world, batch):
-    """Action NLL [B, T] of the uncontrolled base model."""
-    out = jax.jit(jax.vmap(world.model()))(batch.obs)
-    log_p = jax.nn.log_softmax(out.action)
-    return -np.take_along_axis(np.asarray(log_p), np.asarray(batch.action)[..., None], axis=-1)[..., 0]
+def discover(embedding, params, base, batch):
+    """Metrics, gradients and parameters of the first discovery update."""
+    update, start = discovery_update(embedding)
+    state, metrics = update(start(params), {"base": base, "batch": batch})
+    return metrics, state.opt_state, state.params
 
 
-def controlled(world, batch, params):
+@functools.cache
+def compiled(world):
+    """``controlled`` and the uncontrolled action NLL [B, T], through the same cut."""
     run = functools.partial(objectives.controlled, world.base_def, world.controller_def, LAYER, CFG.discover)
-    return jax.jit(lambda: run(params, world.base, batch, KEY))()
+    model = world.model()
+
+    def plain(batch):
+        states = model.init_state(CFG.env.horizon)
+        e_BTD = jax.vmap(lambda obs: model.lower(obs, states[:LAYER], 0, LAYER)[0])(batch.obs)
+        out = jax.vmap(lambda e: model.upper(e, states[LAYER:], 0, LAYER)[0])(e_BTD)
+        return losses.categorical_nll(out.action, batch.action)
+
+    return jax.jit(lambda params, batch: run(params, world.base, batch, KEY)), jax.jit(plain)
 
 
 def test_zero_controller_is_the_base_model_bit_for_bit(world, batch):
     zero = world.controller | {"hyper_b": jax.tree.map(jnp.zeros_like, world.controller["hyper_b"])}
-    plain = base_nll(world, batch)
-    np.testing.assert_array_equal(controlled(world, batch, zero).nll_BT, plain)
-    assert np.abs(controlled(world, batch, world.controller).nll_BT - plain).min() > 1e-6
+    controlled, plain = compiled(world)
+    np.testing.assert_array_equal(controlled(zero, batch).nll_BT, plain(batch))
+    assert np.abs(controlled(world.controller, batch).nll_BT - plain(batch)).min() > 1e-6
 
 
 def test_controlled_nll_equals_a_dense_matrix_per_step(world, batch):
     """``e + U e`` at the controlled layer with ``U = B A = f_hyp(z_t)`` formed in full, then the upper blocks."""
-    result = controlled(world, batch, world.controller)
+    result = compiled(world)[0](world.controller, batch)
     model, controller = world.model(), world.metacontroller()
 
     @jax.jit
@@ -71,25 +94,38 @@ def test_controlled_nll_equals_a_dense_matrix_per_step(world, batch):
 
 def test_discovery_loss_is_equation_3(world, batch):
     """Mean NLL plus alpha times the mean KL, over the steps that are not padding."""
-    (value, metrics), _ = discovery_gradients(alpha=0.3)(world.controller, world.base, batch)
-    result = controlled(world, batch, world.controller)
-    alive = np.asarray(batch.alive)
+    cfg = variant("sequence").discover
+    loss = objectives.discovery(world.base_def, world.controller_def, LAYER, cfg)
+    context = {"base": world.base}
+    value, metrics = jax.jit(lambda step: loss(world.controller, context, batch, KEY, step))(jnp.int32(5))
+    result, alive = compiled(world)[0](world.controller, batch), np.asarray(batch.alive)
     nll, kl = np.asarray(result.nll_BT)[alive].mean(), np.asarray(result.posterior.kl())[alive].mean()
-    np.testing.assert_allclose([metrics["nll"], metrics["kl"]], [nll, kl], rtol=1e-5)
-    np.testing.assert_allclose(value, nll + 0.3 * kl, rtol=1e-5)
-    assert metrics["alpha"] == np.float32(0.3)
+    np.testing.assert_allclose([metrics["nll"], metrics["kl"], metrics["alpha"]], [nll, kl, 0.3], rtol=1e-5)
+    np.testing.assert_allclose([value, metrics["loss"]], nll + 0.3 * kl, rtol=1e-5)
+    assert kl > 0.1
 
 
-@pytest.mark.parametrize(("embedding", "gate"), [("sequence", "soft"), ("per_step", "soft"), ("sequence", "forced")])
-def test_the_action_nll_alone_reaches_every_leaf(world, batch, embedding, gate):
+@pytest.mark.parametrize("embedding", sorted(VARIANTS))
+def test_the_action_nll_alone_reaches_every_leaf(world, batch, embedding):
     """From the true initialisation, alpha 0. A forced gate has no use for the switch, and only for it."""
-    _, init = build.metacontroller(discover_cfg(embedding=embedding))
+    _, init = build.metacontroller(variant(embedding))
     params = jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))  # compiles faster than threefry
-    _, grads = discovery_gradients(embedding, gate)(params, world.base, batch)
+    metrics, grads, _ = discover(embedding, params, world.base, batch)
+    assert metrics["alpha"] == 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        unused = gate == "forced" and path[0].key == "switch"
+        unused = VARIANTS[embedding] == "forced" and path[0].key == "switch"
         assert np.isfinite(leaf).all()
         assert (np.abs(leaf).max() > 0) != unused, jax.tree_util.keystr(path)
+
+
+def test_discovery_leaves_the_base_model_bit_for_bit(world, batch):
+    """An update moves every leaf of the metacontroller; the base model is no part of the state and stays."""
+    base = jax.tree.map(jnp.copy, world.base)
+    _, _, params = discover("sequence", world.controller, base, batch)
+    assert jax.tree.structure(params) == jax.tree.structure(world.controller)
+    jax.tree.map(np.testing.assert_array_equal, base, world.base)
+    moved = jax.tree.map(lambda new, old: bool((new != old).any()), params, world.controller)
+    assert all(jax.tree.leaves(moved)), moved
 
 
 def scrambled(batch):
@@ -103,14 +139,14 @@ def scrambled(batch):
     return batch.replace(**{name: swap(getattr(batch, name), getattr(other, name)) for name in names})
 
 
-@pytest.mark.parametrize("embedding", ["sequence", "per_step"])
+@pytest.mark.parametrize("embedding", sorted(VARIANTS))
 def test_padding_never_influences_discovery(world, batch, embedding):
     """Neither the loss, nor a metric, nor a gradient."""
-    run = discovery_gradients(embedding)
-    one, other = (run(world.controller, world.base, b) for b in (batch, scrambled(batch)))
+    run = functools.partial(discover, embedding, world.controller, world.base)
+    one, other = run(batch), run(scrambled(batch))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     touched = batch.replace(action=batch.action.at[0, 0].add(1) % 4)
-    assert run(world.controller, world.base, touched)[0][0] != one[0][0]
+    assert run(touched)[0]["loss"] != one[0]["loss"]
 
 
 def test_padding_never_influences_prediction_or_ground_truth_control(world, batch):
@@ -154,7 +190,7 @@ def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(wor
     start = objectives.controller_init(KEY, *controllers["a"].shape)
     assert {name: x.shape for name, x in start.items()} == {name: x.shape for name, x in controllers.items()}
     value, grads = run(start)
-    np.testing.assert_allclose(value, base_nll(world, batch)[np.asarray(batch.alive)].mean(), rtol=1e-6)
+    np.testing.assert_allclose(value, compiled(world)[1](batch)[batch.alive].mean(), rtol=1e-6)
     assert all(np.abs(grads["b"][g]).max() > 0 for g in range(build.subgoals(CFG)))
 
 
@@ -163,22 +199,3 @@ def test_kl_weight_waits_and_then_ramps():
     weights = [float(objectives.kl_weight(cfg, jnp.int32(step))) for step in (0, 10, 15, 20, 30, 99)]
     np.testing.assert_allclose(weights, [0.1, 0.1, 0.15, 0.2, 0.3, 0.3], rtol=1e-6)
     assert objectives.kl_weight(DiscoverConfig(alpha=0.17), jnp.int32(0)) == np.float32(0.17)
-
-
-def test_discovery_leaves_the_base_model_bit_for_bit(world, batch):
-    """Updates move every leaf of the metacontroller and none of the base model, which is no part of the state."""
-    cfg = dataclasses.replace(CFG.discover, lr=1e-2)
-    loss = objectives.discovery(world.base_def, world.controller_def, LAYER, cfg)
-    tx = updates.optimiser(cfg)
-    update = jax.jit(updates.supervised(loss, lambda key: batch, tx))
-    context = {"base": jax.tree.map(jnp.copy, world.base)}
-    state = updates.init(world.controller, tx, KEY)
-    assert jax.tree.structure(state.params) == jax.tree.structure(world.controller)
-    for _ in range(3):
-        state, metrics = update(state, context)
-    jax.tree.map(np.testing.assert_array_equal, context["base"], world.base)
-    for (path, new), old in zip(
-        jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(world.controller), strict=True
-    ):
-        assert (new != old).any(), jax.tree_util.keystr(path)
-    assert metrics["grad_norm"] > 0 and nnx.merge(world.base_def, context["base"]).depth == CFG.model.depth

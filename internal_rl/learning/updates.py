@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import struct
 
 from internal_rl.config import ReinforceConfig, TrainConfig
@@ -33,17 +34,29 @@ class TrainState:
 
 
 def optimiser(cfg: TrainConfig, lr: float | None = None) -> optax.GradientTransformation:
-    """AdamW with the stage's schedule (Tables A4-A14); weight decay on matrices only."""
+    """The stage's optimiser and schedule (Tables A4-A14: AdamW); weight decay on matrices only."""
     peak = cfg.lr if lr is None else lr
     rate = optax.constant_schedule(peak)
     if cfg.schedule == "cosine":
         rate = optax.cosine_decay_schedule(peak, max(cfg.steps - cfg.warmup, 1))
     if cfg.warmup:
         rate = optax.join_schedules([optax.linear_schedule(0.0, peak, cfg.warmup), rate], [cfg.warmup])
-    adamw = optax.adamw(
-        rate, *cfg.betas, weight_decay=cfg.weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
-    )
-    return optax.chain(optax.clip_by_global_norm(cfg.grad_clip), adamw) if cfg.grad_clip else adamw
+    if cfg.optimiser == "muon":
+        tx = optax.contrib.muon(
+            rate,
+            weight_decay=cfg.weight_decay,
+            adam_b1=cfg.betas[0],
+            adam_b2=cfg.betas[1],
+            adam_learning_rate=lambda step: 0.3 * rate(step),
+        )
+    else:
+        tx = optax.adamw(
+            rate,
+            *cfg.betas,
+            weight_decay=cfg.weight_decay,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        )
+    return optax.chain(optax.clip_by_global_norm(cfg.grad_clip), tx) if cfg.grad_clip else tx
 
 
 def init(params: Any, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:

@@ -140,12 +140,20 @@ class Metacontroller(nnx.Module):
           beta: scalar in [0, 1] as acted on; 1 at the first step.
 
         Returns:
-          The carry after the step and z_t. With beta exactly 0 or 1 the code is bit-exactly held or replaced.
+          The carry after the step and z_t.
         """
-        held = jnp.where(beta == 0, carry.code, beta * proposal + (1 - beta) * carry.code)
-        code = jnp.where(beta == 1, proposal, held)
-        history, _ = self.gru(carry.history, self.norm(e_D))
-        return Carry(history, code, jnp.bool_(False)), code
+        code = self.integrate(carry.code, proposal, beta)
+        return Carry(self.remember(carry.history, e_D), code, jnp.bool_(False)), code
+
+    @staticmethod
+    def integrate(code: jax.Array, proposal: jax.Array, beta: jax.Array) -> jax.Array:
+        """Eq. 2, 17; with beta exactly 0 or 1 the code is bit-exactly held or replaced."""
+        mixed = jnp.where(beta == 0, code, beta * proposal + (1 - beta) * code)
+        return jnp.where(beta == 1, proposal, mixed)
+
+    def remember(self, history: jax.Array, e_D: jax.Array) -> jax.Array:
+        """``h_t = GRU(e_t, h_{t-1})``, [n_h]."""
+        return self.gru(history, self.norm(e_D))[0]
 
     def beta(self, e_D: jax.Array, carry: Carry, gate: Gate, noise: Any) -> jax.Array:
         """beta_t as acted on: the gate's value, 1 at the first step."""
@@ -173,11 +181,21 @@ class Metacontroller(nnx.Module):
         """
         s_TS = self.embed(e_TD, alive_T)
 
-        def cell(carry, inputs):
-            e_D, s, noise, gate_noise = inputs
-            posterior = self.posterior(e_D, carry.history, s)
-            beta = self.beta(e_D, carry, gate, gate_noise)
-            carry, code = self.step(e_D, carry, posterior.sample(noise), beta)
-            return carry, (code, beta, posterior)
+        def remember(history, e_D):
+            return self.remember(history, e_D), history
 
-        return jax.lax.scan(cell, self.init_carry(), (e_TD, s_TS, noise_TZ, gate_noise_T))[1]
+        # The history does not depend on the codes: with it known, all posteriors are one large product.
+        _, history_TH = jax.lax.scan(remember, jnp.zeros(self.cfg.history), e_TD)
+        posterior = self.posterior(e_TD, history_TH, s_TS)
+
+        def integrate(carry, inputs):
+            e_D, history, proposal, gate_noise = inputs
+            carry = Carry(history, *carry)
+            beta = self.beta(e_D, carry, gate, gate_noise)
+            code = self.integrate(carry.code, proposal, beta)
+            return (code, jnp.bool_(False)), (code, beta)
+
+        start = self.init_carry()
+        inputs = (e_TD, history_TH, posterior.sample(noise_TZ), gate_noise_T)
+        _, (code_TZ, beta_T) = jax.lax.scan(integrate, (start.code, start.first), inputs)
+        return code_TZ, beta_T, posterior
