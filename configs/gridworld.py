@@ -52,10 +52,10 @@ def tiny() -> c.Config:
         ),
         expert=c.ExpertConfig(ties="fixed", horizon=18),
         model=c.ModelConfig(
-            width=64, depth=4, heads=4, head_width=16, mlp=256, max_distance=32, init_scale=1.0, layer=2
+            width=64, depth=4, heads=4, head_width=16, mlp=256, max_distance=32, init_scale=1.0, layer=0
         ),
         pretrain=c.PretrainConfig(
-            steps=4000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.0,
+            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.0,
             betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.0, log_every=100, save_every=500,
         ),
         control=c.ControlConfig(

@@ -105,12 +105,17 @@ def test_discovery_loss_is_equation_3(world, batch):
     assert kl > 0.1
 
 
+@pytest.fixture(scope="module")
+def newborn():
+    """A metacontroller as training starts it; both variants have the same parameters."""
+    _, init = build.metacontroller(CFG)
+    return jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))  # compiles faster than threefry
+
+
 @pytest.mark.parametrize("embedding", sorted(VARIANTS))
-def test_the_action_nll_alone_reaches_every_leaf(world, batch, embedding):
+def test_the_action_nll_alone_reaches_every_leaf(world, batch, newborn, embedding):
     """From the true initialisation, alpha 0. A forced gate has no use for the switch, and only for it."""
-    _, init = build.metacontroller(variant(embedding))
-    params = jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))  # compiles faster than threefry
-    metrics, grads, _ = discover(embedding, params, world.base, batch)
+    metrics, grads, _ = discover(embedding, newborn, world.base, batch)
     assert metrics["alpha"] == 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         unused = VARIANTS[embedding] == "forced" and path[0].key == "switch"
