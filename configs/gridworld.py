@@ -1,8 +1,8 @@
 """gridworld-pinpad: `--config=configs/gridworld.py:PRESET` with PRESET one of paper, tiny, smoke.
 
-  paper  the tables of the paper (one GPU; `docs/gpu_queue.md` gives time and memory)
-  tiny   the same method on 5x5 cells with 4 colours, for two CPU cores (`make reproduce`)
-  smoke  seconds, for tests; learns nothing
+paper  the tables of the paper (one GPU; `docs/gpu_queue.md` gives time and memory)
+tiny   the same method on 5x5 cells with 4 colours, for two CPU cores (`make reproduce`)
+smoke  seconds, for tests; learns nothing
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ def pairs(letters: str) -> tuple[int, ...]:
 
 
 def paper() -> c.Config:
+    """Tables A1, A4, A7, A9, A13 and A16."""
     return c.Config(
         preset="paper",
         env=c.EnvConfig(pretrain_tasks=tuple(map(pairs, TABLE_A1)), post_tasks=(pairs("ABCDAB"),)),
@@ -73,6 +74,7 @@ def tiny() -> c.Config:
 
 
 def smoke() -> c.Config:
+    """``tiny`` with everything shrunk."""
     train = {"steps": 4, "batch": 4, "log_every": 2, "save_every": 2, "eval_batch": 8}
     small = tiny()
     return dataclasses.replace(

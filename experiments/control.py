@@ -1,6 +1,6 @@
 """Ground-truth controllers (C.3): can the true subgoal steer the frozen base model at the controlled layer?
 
-  python -m experiments.control --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+python -m experiments.control --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
 
 from __future__ import annotations

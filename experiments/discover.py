@@ -1,6 +1,6 @@
 """Trains the metacontroller on the frozen base model (Eq. 3) and scores its switches against the true subgoals.
 
-  python -m experiments.discover --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+python -m experiments.discover --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pretrains the base model on expert trajectories (Eq. 5) and compares it with the exact Bayes predictor.
 
-  python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def stage(cfg: Config) -> loop.Stage:
 
     train = cfg.pretrain
     headline = ("nll", "held_out_nll", "bayes_nll", "gap")
-    return loop.Stage(
-        "pretrain", update, evaluate, train.steps, train.log_every, train.save_every, headline=headline
-    )
+    return loop.Stage("pretrain", update, evaluate, train.steps, train.log_every, train.save_every, headline=headline)
 
 
 def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, log_prior_Q: jax.Array, key: jax.Array, batch: int):

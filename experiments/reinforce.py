@@ -1,6 +1,6 @@
 """Internal RL on codes (Algorithms 1-3) beside raw-action RL, with the same update (Eq. 10) and the same episodes.
 
-  python -m experiments.reinforce --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+python -m experiments.reinforce --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draws `report.html` from what the stages have left in a workdir.
 
-  python -m experiments.report --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+python -m experiments.report --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
 
 from __future__ import annotations
@@ -169,11 +169,13 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
         ),
     ]  # fmt: skip
     note = (
-        f"The first solved of {CANDIDATES} fresh layouts" if solved else f"None of {CANDIDATES} layouts was solved; shown is the furthest"
+        f"The first solved of {CANDIDATES} layouts"
+        if solved
+        else f"None of {CANDIDATES} layouts was solved; shown is the furthest"
     )
     moving = page.Card(
-        "An episode of internal RL", f"{note}, played by the median seed. Bars: the code z; the strip marks the steps at "
-        "which the switch fired and the policy chose a new one.", gif,
+        "An episode of internal RL", f"{note}, played by the median seed. Bars: the code z; the strip marks the steps "
+        "at which the switch fired and the policy chose a new one.", gif,
     )  # fmt: skip
     return [moving], cards
 

@@ -1,6 +1,6 @@
 """The whole gridworld pipeline, stage after stage, to `results.json` and `report.html`; run again, it goes on.
 
-  python -m experiments.reproduce --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+python -m experiments.reproduce --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
 
 from __future__ import annotations

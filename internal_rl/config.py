@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 
 class ConfigError(ValueError):
-    """A configuration problem, worded as one sentence naming the field, the value and what was expected."""
+    """A configuration problem: one sentence naming the field, the value and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """gridworld-pinpad (App. A). Tasks are colour sequences; colour ``c`` belongs to subgoal ``c // subgoal_length``."""
+    """gridworld-pinpad (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``."""
 
     size: int = 7
     colours: int = 8
@@ -32,7 +32,7 @@ class EnvConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
-    """Shortest-path experts (C.1.1). ``horizon`` bounds the length of an accepted trajectory; 0 takes the environment's."""
+    """Shortest-path experts (C.1.1). ``horizon`` bounds the length of an trajectory; 0 takes the environment's."""
 
     epsilon: float = 0.0
     ties: Literal["uniform", "fixed"] = "uniform"
@@ -250,9 +250,13 @@ def _check_env(env: EnvConfig) -> None:
             raise ConfigError(f"env.{field} is empty; expected at least one task.")
         for task in tasks:
             if not task or len(task) > env.horizon:
-                raise ConfigError(f"env.{field} has the task {task}; expected 1 to env.horizon = {env.horizon} colours.")
+                raise ConfigError(
+                    f"env.{field} has the task {task}; expected 1 to env.horizon = {env.horizon} colours."
+                )
             if any(not 0 <= colour < env.colours for colour in task):
-                raise ConfigError(f"env.{field} has the task {task}; expected colours below env.colours = {env.colours}.")
+                raise ConfigError(
+                    f"env.{field} has the task {task}; expected colours below env.colours = {env.colours}."
+                )
             if any(a == b for a, b in zip(task, task[1:], strict=False)):
                 raise ConfigError(f"env.{field} has the task {task}; expected no colour twice in a row.")
 
@@ -264,7 +268,8 @@ def _check_model(model: ModelConfig) -> None:
         raise ConfigError(f"model.width is {model.width}; expected a multiple of model.heads = {model.heads}.")
     if model.buckets < 2 or model.max_distance <= model.buckets // 2:
         raise ConfigError(
-            f"model.max_distance is {model.max_distance}; expected more than half of model.buckets = {model.buckets} >= 2."
+            f"model.max_distance is {model.max_distance}; expected more than half of model.buckets = "
+            f"{model.buckets} >= 2."
         )
 
 
@@ -293,7 +298,9 @@ def _check_stages(config: Config) -> None:
             )
     rl = config.reinforce
     if rl.seeds % config.discover.seeds:
-        raise ConfigError(f"reinforce.seeds is {rl.seeds}; expected a multiple of discover.seeds = {config.discover.seeds}.")
+        raise ConfigError(
+            f"reinforce.seeds is {rl.seeds}; expected a multiple of discover.seeds = {config.discover.seeds}."
+        )
     if rl.batch % rl.minibatches:
         raise ConfigError(f"reinforce.batch is {rl.batch}; expected a multiple of minibatches = {rl.minibatches}.")
     if rl.policy_width % rl.policy_heads:

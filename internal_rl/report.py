@@ -122,7 +122,8 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     """The table of results with targets and verdicts.
 
     Args:
-      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``solvable_share`` (of post-training layouts), ``solvable_share_pretrain``,
+      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``solvable_share`` (of post-training
+        layouts), ``solvable_share_pretrain``,
         ``ground_truth_control.success``, ``alignment_f1_tol1``, ``{internal_rl,raw_rl}.{initial,final}_success``. Each
         is a number or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """

@@ -19,7 +19,7 @@ class State(Protocol):
 
 
 class Env(Protocol):
-    """A fixed-horizon environment without autoreset: under ``vmap`` an autoreset would pay for a reset on every step."""
+    """A fixed-horizon environment. No autoreset: under ``vmap`` it would pay for a reset on every step."""
 
     horizon: int
 

@@ -66,7 +66,7 @@ class Gridworld:
         return (2 * self.size - 1) ** 2 * objects + self.cells
 
     def reset(self, key: jax.Array, task: jax.Array | None = None) -> State:
-        """A random layout, all objects and the agent on distinct cells, and a uniformly drawn task (or row ``task``)."""
+        """A random layout, objects and agent on distinct cells, and a uniformly drawn task (or row ``task``)."""
         task_key, cell_key = jax.random.split(key)
         table = jnp.asarray(pinpad.table(self.tasks))
         if task is None:

@@ -30,6 +30,7 @@ class MLP(nnx.Module):
         self.down = linear(hidden, outputs, scale, rngs, dtype)
 
     def __call__(self, x):
+        """[..., inputs] to [..., outputs]."""
         return self.down(nnx.relu(self.up(x)))
 
 
@@ -76,6 +77,7 @@ class Attention(nnx.Module):
         return jnp.where(distance_TC >= 0, jnp.moveaxis(one_hot @ self.bias[...], -1, 0), -jnp.inf)
 
     def __call__(self, x_TD, state, t0: Clock):
+        """[T, D] to [T, D] and the caches after T steps."""
         steps = x_TD.shape[0]
         # Heads first: the batched products then need no transposes, a third faster on CPU.
         q, k, v = jnp.einsum("tihk->ihtk", self.qkv(x_TD).reshape(steps, 3, self.heads, self.head_width))
@@ -114,6 +116,7 @@ class RGLRU(nnx.Module):
         self.decay = nnx.Param(jnp.log(jnp.expm1(-jnp.log(decay) / 8.0)))
 
     def __call__(self, x_TW, h_W):
+        """[T, W] to all states [T, W] and the last, [W]; float32."""
         x = x_TW.astype(jnp.float32)
         x_HTK = jnp.moveaxis(x.reshape(x.shape[0], self.heads, -1), 1, 0)
         gates = jax.nn.sigmoid(x_HTK @ self.gates[...] + self.gate_bias[...])
@@ -144,6 +147,7 @@ class Recurrent(nnx.Module):
         return jnp.zeros((self.taps - 1, self.lru_width)), jnp.zeros((self.lru_width,))
 
     def __call__(self, x_TD, state, t0: Clock):
+        """[T, D] to [T, D] and the state after T steps; the position does not matter."""
         del t0
         past, h_W = state
         gate, x = jnp.split(self.inward(x_TD), 2, axis=-1)
@@ -167,6 +171,7 @@ class Block(nnx.Module):
         return self.mixer.init_state(capacity)
 
     def __call__(self, x_TD, state, t0: Clock):
+        """[T, D] to [T, D] and the mixer's state after T steps."""
         mixed, state = self.mixer(self.mix_norm(x_TD), state, t0)
         x_TD = x_TD + mixed
         return x_TD + self.mlp(self.mlp_norm(x_TD)), state
