@@ -100,7 +100,8 @@ class DiscoverConfig(TrainConfig):
 
     ``alpha`` is the final KL weight; it is ``alpha_start`` until update ``ramp_begin`` and linear from there to
     ``ramp_end`` (``ramp_end`` 0 means no ramp). ``gate`` is how beta acts: as it is (``soft``), always one
-    (``forced``) or relaxed with Gumbel noise (``gumbel``, temperature ``gumbel_temperature``).
+    (``forced``) or relaxed with Gumbel noise (``gumbel``, temperature ``gumbel_temperature``). ``log_std_init`` is
+    where the posterior's log standard deviation starts: below 0, codes start almost noiseless and are worth using.
     """
 
     alpha: float = 0.17
@@ -110,6 +111,7 @@ class DiscoverConfig(TrainConfig):
     gate: Literal["soft", "forced", "gumbel"] = "soft"
     gumbel_temperature: float = 1.0
     embedding: Literal["sequence", "per_step"] = "sequence"
+    log_std_init: float = 0.0
     code: int = 8
     history: int = 32
     sequence: int = 32
@@ -227,7 +229,7 @@ def _check_ranges(section: Any, path: str = "") -> None:
             _check_ranges(value, f"{path}{field.name}.")
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             positive = field.name in _POSITIVE
-            if value < 0 or (positive and value == 0):
+            if (value < 0 and field.name != "log_std_init") or (positive and value == 0):
                 raise ConfigError(f"{path}{field.name} is {value!r}; expected {'> 0' if positive else '>= 0'}.")
             if isinstance(value, int) and value >= 2**31:
                 raise ConfigError(f"{path}{field.name} is {value!r}; expected less than 2**31.")

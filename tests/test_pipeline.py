@@ -1,0 +1,63 @@
+"""The whole pipeline at the smallest preset: every stage, the results, the report, and going on where it stopped."""
+
+import json
+
+import pytest
+
+from configs import gridworld
+from experiments import common, reproduce
+from internal_rl import config as c
+from internal_rl.learning import loop
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    reproduce.run(gridworld.smoke(), workdir)
+    return workdir
+
+
+def test_results_hold_every_promised_number(finished):
+    results = json.loads((finished / "results.json").read_text())
+    for name in ("base_nll", "bayes_nll", "goal_known_nll", "solvable_share"):
+        assert isinstance(results[name], float)
+    spread = [results["ground_truth_control"]["success"], results["alignment_f1_tol1"]]
+    spread += [
+        results[learner][when] for learner in ("internal_rl", "raw_rl") for when in ("initial_success", "final_success")
+    ]
+    for value in spread:
+        assert set(value) == {"median", "q25", "q75"} and 0 <= value["q25"] <= value["median"] <= value["q75"] <= 1
+    assert set(results["wall_s"]) == {"pretrain", "control", "discover", "reinforce", "raw"}
+    assert results["goal_known_nll"] <= results["bayes_nll"] < results["base_nll"]
+
+
+def test_report_is_one_file_with_every_figure(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and page.count("data:image/gif;base64,") == 1
+    assert "src='http" not in page and 'src="http' not in page
+
+
+def test_second_run_trains_and_draws_nothing(finished, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.jsonl")}
+    results = (finished / "results.json").read_text()
+    monkeypatch.setattr(loop, "compile_chunk", lambda *_: pytest.fail("a finished stage compiled"))
+    monkeypatch.setattr(reproduce.report, "figures", lambda *_: pytest.fail("the report was drawn again"))
+    reproduce.run(gridworld.smoke(), finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.jsonl")} == before
+    assert (finished / "results.json").read_text() == results
+
+
+def test_episodes_of_both_learners_are_equal_in_number(finished):
+    internal, raw = (common.rows(finished / name) for name in ("reinforce", "raw"))
+    assert [row["step"] for row in internal] == [row["step"] for row in raw]
+    assert all(len(row["success"]) == gridworld.smoke().reinforce.seeds for row in internal + raw)
+
+
+@pytest.mark.parametrize("preset", ["paper", "tiny", "smoke"])
+def test_presets_are_valid(preset):
+    config = c.from_dict(gridworld.get_config(preset).to_dict())
+    assert config.preset == preset
+    held_out = {pair for task in config.env.post_tasks for pair in zip(task, task[1:], strict=False)}
+    seen = {pair for task in config.env.pretrain_tasks for pair in zip(task, task[1:], strict=False)}
+    within = {(a, b) for a, b in held_out if a // config.env.subgoal_length == b // config.env.subgoal_length}
+    assert not (held_out - within) & seen, "the post-training task repeats a transition of pretraining"
