@@ -55,10 +55,12 @@ def invented(init: Callable[[jax.Array], Any], seed: int = 0, scale: float = 0.5
     return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(init, jax.random.key(0)))
 
 
-def module(constructor: Callable[[nnx.Rngs], nnx.Module], seed: int = 0) -> nnx.Module:
+def module(constructor: Callable[[nnx.Rngs], nnx.Module], seed: int = 0, scale: float = 0.5) -> nnx.Module:
     """A module with invented parameters."""
     definition = nnx.graphdef(nnx.eval_shape(lambda: constructor(nnx.Rngs(0))))
-    return nnx.merge(definition, invented(lambda key: nnx.to_pure_dict(nnx.state(constructor(nnx.Rngs(key)))), seed))
+    return nnx.merge(
+        definition, invented(lambda key: nnx.to_pure_dict(nnx.state(constructor(nnx.Rngs(key)))), seed, scale)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -167,21 +167,22 @@ def sample(env: Gridworld, cfg: ExpertConfig, key: jax.Array, batch: int) -> Tra
 
 
 def _reject(candidate: Callable[[jax.Array, jax.Array], Trajectory], tasks: jax.Array, key: jax.Array) -> Trajectory:
-    """Draws candidates until every row succeeded; later rounds redraw only a packed quarter of the batch."""
+    """Draws candidates for the rows without a success, packed into half a batch at a time, until there are none."""
     batch = tasks.shape[0]
-    chunk = -(-batch // 4)
+    chunk = -(-batch // 2)
 
-    def draw(round_, tasks):
-        return jax.vmap(candidate)(jax.random.split(jax.random.fold_in(key, round_), tasks.shape[0]), tasks)
-
-    def redraw(carry):
-        round_, kept = carry
+    def draw(round_, kept):
         rows = jnp.nonzero(~kept.success, size=chunk, fill_value=batch)[0]
-        new = draw(round_, tasks.at[rows].get(mode="clip"))
-        return round_ + 1, jax.tree.map(lambda old, row: old.at[rows].set(row, mode="drop"), kept, new)
+        keys = jax.random.split(jax.random.fold_in(key, round_), chunk)
+        new = jax.vmap(candidate)(keys, tasks.at[rows].get(mode="clip"))
+        return jax.tree.map(lambda old, row: old.at[rows].set(row, mode="drop"), kept, new)
 
-    first = (jnp.int32(1), draw(0, tasks))
-    return jax.lax.while_loop(lambda carry: ~jnp.all(carry[1].success), redraw, first)[1]
+    # Started empty instead of with a first full draw, so that the program holds one copy of the expert to compile.
+    shapes = jax.eval_shape(jax.vmap(candidate), jax.random.split(key, batch), tasks)
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.while_loop(
+        lambda carry: ~jnp.all(carry[1].success), lambda carry: (carry[0] + 1, draw(*carry)), (jnp.int32(0), empty)
+    )[1]
 
 
 def solvable_share(env: Gridworld, horizon: int, key: jax.Array, batch: int) -> jax.Array:
