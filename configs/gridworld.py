@@ -63,8 +63,9 @@ def tiny() -> c.Config:
             steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
         ),
         discover=c.DiscoverConfig(
-            seeds=3, steps=3000, batch=128, lr=2e-3, warmup=100, alpha=0.05, alpha_start=0.02, ramp_begin=500,
-            ramp_end=1500, sequence_width=128, rank=8, log_every=100, save_every=500,
+            seeds=3, steps=4000, batch=128, lr=2e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.05,
+            alpha_start=0.001, ramp_begin=1000, ramp_end=2500, sequence_width=128, rank=16, log_every=100,
+            save_every=500,
         ),
         reinforce=c.ReinforceConfig(
             seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-4, weight_decay=0.0, policy_width=64, policy_heads=4,

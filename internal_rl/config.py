@@ -102,6 +102,7 @@ class DiscoverConfig(TrainConfig):
     ``ramp_end`` (``ramp_end`` 0 means no ramp). ``gate`` is how beta acts: as it is (``soft``), always one
     (``forced``) or relaxed with Gumbel noise (``gumbel``, temperature ``gumbel_temperature``). ``log_std_init`` is
     where the posterior's log standard deviation starts: below 0, codes start almost noiseless and are worth using.
+    ``sequence_decay`` is the smallest decay that the sequence embedding's RG-LRU starts with.
     """
 
     alpha: float = 0.17
@@ -116,6 +117,7 @@ class DiscoverConfig(TrainConfig):
     history: int = 32
     sequence: int = 32
     sequence_width: int = 256
+    sequence_decay: float = 0.9
     encoder_hidden: int = 64
     switch_hidden: int = 64
     hyper_hidden: int = 32
@@ -298,6 +300,10 @@ def _check_stages(config: Config) -> None:
                 f"{name}.seeds is {getattr(config, name).seeds}; expected a multiple of pretrain.seeds = "
                 f"{config.pretrain.seeds}, the number of base models."
             )
+    if not 0 < config.discover.sequence_decay < 0.999:
+        raise ConfigError(
+            f"discover.sequence_decay is {config.discover.sequence_decay}; expected a number in (0, 0.999)."
+        )
     rl = config.reinforce
     if rl.seeds % config.discover.seeds:
         raise ConfigError(

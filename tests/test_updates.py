@@ -1,4 +1,4 @@
-"""The learners: losses by hand, probe environments with a known optimum, seeds, resumption (Eq. 10)."""
+"""The learners on probe environments with a known optimum; seeds, resumption, optimisers (Eq. 10)."""
 
 import dataclasses
 import functools
@@ -14,53 +14,12 @@ from flax import nnx, struct
 from internal_rl import build
 from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import ReinforceConfig, TrainConfig
-from internal_rl.learning import losses, updates
+from internal_rl.learning import updates
 from internal_rl.learning.rollout import Actor, code_actor, code_log_prob, rollout
 from internal_rl.models.policy import Policy, log_prob
 
 CFG = ReinforceConfig(batch=128, lr=0.05, weight_decay=0.0, clip=0.2)
 KEY = jax.random.key(0)
-
-
-def test_masked_mean_ignores_what_is_masked():
-    """Not-a-numbers included; an empty mask gives 0."""
-    x, mask = jnp.array([1.0, jnp.nan, 4.0]), jnp.array([True, False, True])
-    assert losses.masked_mean(x, mask) == 2.5
-    assert losses.masked_mean(x, jnp.zeros(3, bool)) == 0
-    grads = jax.grad(lambda x: losses.masked_mean(x, mask))(x)
-    np.testing.assert_array_equal(grads, [0.5, 0, 0.5])
-
-
-def test_categorical_nll():
-    logits = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
-    slow = [-np.log(np.exp(-1) / np.exp(logits[0]).sum()), np.log(3)]
-    np.testing.assert_allclose(losses.categorical_nll(jnp.array(logits), jnp.array([1, 2])), slow, rtol=1e-6)
-
-
-def test_normalised_advantage():
-    """(R - mean) / (std + 1e-3) over the batch; no signal where all returns are the same."""
-    returns = np.array([1.0, 0, 0, 0])
-    slow = (returns - 0.25) / (np.sqrt(0.1875) + 1e-3)
-    np.testing.assert_allclose(losses.normalised_advantage(jnp.array(returns)), slow, rtol=1e-6)
-    np.testing.assert_array_equal(losses.normalised_advantage(jnp.ones(5)), 0)
-
-
-def test_clipped_surrogate_by_hand():
-    """Sum over acting steps of min(ratio A, clip(ratio) A), negated."""
-    ratio = np.array([0.5, 1.0, 1.1, 3.0, 7.0])
-    weight = jnp.array([True, True, True, True, False])
-    surrogate = functools.partial(losses.clipped_surrogate, jnp.log(ratio), jnp.zeros(5), weight, clip=0.2)
-    np.testing.assert_allclose(surrogate(advantage=2.0), -2 * (0.5 + 1.0 + 1.1 + 1.2), rtol=1e-6)
-    np.testing.assert_allclose(surrogate(advantage=-2.0), 2 * (0.8 + 1.0 + 1.1 + 3.0), rtol=1e-6)
-
-
-def test_clipped_surrogates_gradient():
-    """A d ratio inside the range, none outside it or for steps that did not act, however far off they are."""
-    new = jnp.log(jnp.array([1.1, 3.0, 0.5, 1.0]))
-    new, old = new.at[3].set(500.0), jnp.zeros(4).at[3].set(-500.0)
-    weight = jnp.array([True, True, True, False])
-    grads = jax.grad(lambda x: losses.clipped_surrogate(x, old, weight, 2.0, 0.2))(new)
-    np.testing.assert_allclose(grads, [-2.2, 0, -1.0, 0], rtol=1e-5)
 
 
 @struct.dataclass
@@ -74,7 +33,7 @@ class BanditState:
 
 @struct.dataclass
 class Bandit:
-    """Two steps; of the first action nothing is used. Reward 1 at the end if the second is above 1 (optimum: always)."""
+    """Two steps; the first action is not used. Reward 1 at the end if the second is above 1 (optimum: always)."""
 
     horizon: int = struct.field(pytree_node=False, default=3)
 
@@ -140,9 +99,19 @@ def values(state):
     return jax.tree.map(np.asarray, state.replace(key=jax.random.key_data(state.key)))
 
 
-def test_policy_gradient_reaches_the_bandits_optimum():
-    """From 16 % to above 95 % in 60 updates."""
-    state, metrics = bandit(60)(start())
+@pytest.fixture(scope="module")
+def learned():
+    """State and metrics of sixty updates."""
+    state, rows = start(), []
+    for _ in range(15):
+        state, metrics = bandit(4)(state)
+        rows.append(metrics)
+    return state, jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
+
+
+def test_policy_gradient_reaches_the_bandits_optimum(learned):
+    """From 16 % to above 95 %."""
+    state, metrics = learned
     assert abs(metrics["success"][0] - 0.16) < 0.15
     assert metrics["success"][-5:].mean() > 0.95
     assert state.params["mean"][1] > 1
@@ -151,28 +120,25 @@ def test_policy_gradient_reaches_the_bandits_optimum():
     np.testing.assert_array_equal(metrics["length"], 2)
 
 
-def test_ignored_and_padded_actions_get_no_gradient():
+def test_ignored_and_padded_actions_get_no_gradient(learned):
     """The first action is not used and the third comes after the end: their parameters stay exactly at zero."""
-    state, _ = bandit(60)(start())
-    for values in state.params.values():
+    for values in learned[0].params.values():
         np.testing.assert_array_equal(values[jnp.array([0, 2])], 0)
         assert values[1] != 0
 
 
-def test_the_ratio_starts_at_one():
+def test_the_ratio_starts_at_one(learned):
     """With one pass over the batch, nothing has moved yet when log-probabilities are recomputed."""
-    _, metrics = bandit(60)(start())
-    np.testing.assert_allclose(metrics["drift"], 0, atol=1e-6)
+    np.testing.assert_allclose(learned[1]["drift"], 0, atol=1e-6)
 
 
 def test_epochs_and_minibatches_are_optimiser_steps():
     """Two epochs of four minibatches: eight optimiser steps, one update, and the policy drifts within it."""
     cfg = dataclasses.replace(CFG, epochs=2, minibatches=4)
     state, metrics = bandit(1, cfg)(start())
-    assert state.step == 1 and optax.tree_utils.tree_get(state.opt_state, "count") == 8
+    assert state.step == 1 and optax.tree_utils.tree_get(state.opt_state, "ScaleByAdamState").count == 8
     assert metrics["drift"][0] != 0
-    learned, _ = bandit(1)(start())
-    assert state.params["mean"][1] > learned.params["mean"][1] > 0
+    assert state.params["mean"][1] > 2 * cfg.lr  # further than one step of Adam's goes
 
 
 def test_two_and_two_updates_are_four_bit_for_bit():

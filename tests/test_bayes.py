@@ -1,0 +1,154 @@
+"""The Bayes reference against an independent enumeration of the tasks, trajectory by trajectory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import slow_grid
+
+from internal_rl.analysis import bayes
+from internal_rl.config import ExpertConfig
+from internal_rl.envs.gridworld import Gridworld
+from internal_rl.experts import shortest_path
+
+TASKS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1), (0, 1, 0))
+ENV = Gridworld(4, 3, 2, 12, "absolute", TASKS)
+UNIFORM, FIXED, NOISY = ExpertConfig(horizon=10), ExpertConfig(ties="fixed"), ExpertConfig(epsilon=0.3)
+PRIOR = (1.0, 2.0, 3.0, 4.0, 0.5)
+IDS = ["uniform", "fixed", "noisy"]
+
+
+@functools.cache
+def compiled(cfg, env=ENV):
+    """``(keys, log prior) -> `` demonstrations and the predictions about them, one after the other."""
+
+    @jax.jit
+    def run(keys, log_prior):
+        def one(key):
+            trajectory = shortest_path.demonstrate(env, cfg, key)
+            return trajectory, bayes.reference(env, cfg, trajectory, log_prior)
+
+        return jax.lax.map(one, keys)
+
+    return run
+
+
+@functools.cache
+def demonstrations(cfg, env=ENV, prior=PRIOR):
+    """Trajectories, successful or not, and predictions."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    return jax.device_get(compiled(cfg, env)(keys, jnp.log(jnp.array(prior[: len(env.tasks)]))))
+
+
+def predictions(cfg, env=ENV, prior=PRIOR):
+    """Of the successful trajectories only."""
+    trajectories, predicted = demonstrations(cfg, env, prior)
+    return jax.tree.map(lambda x: x[trajectories.success], (trajectories, predicted))
+
+
+def policy(episode, cfg):
+    """The expert's action probabilities, from breadth-first search and the slow rules."""
+    p = np.zeros(4)
+    best = episode.layout.optimal(episode.place, episode.sequence[episode.visited])
+    if cfg.ties == "fixed":
+        best = best[:1]
+    if best:
+        p[best] += (1 - cfg.epsilon) / len(best)
+    if cfg.epsilon:
+        p[episode.safe()] += cfg.epsilon / len(episode.safe())
+    return p
+
+
+def enumerate_tasks(env, cfg, start, actions):
+    """One imagined episode per task, all fed the same actions; yields predictions and the true task's row per step."""
+    layout = slow_grid.begin(env, start)
+    twins = [slow_grid.Episode(layout.layout, layout.place, task, cfg.horizon or env.horizon) for task in env.tasks]
+    weights = np.array(PRIOR) * [(twin.fewest_steps() or 999) <= twin.horizon for twin in twins]
+    for action in actions:
+        table = np.array([np.zeros(4) if twin.done else policy(twin, cfg) for twin in twins])
+        weights = weights / weights.sum()
+        subgoal = np.zeros(env.colours)
+        for weight, twin in zip(weights, twins, strict=True):
+            subgoal[twin.sequence[min(twin.visited, len(twin.sequence) - 1)]] += weight
+        yield weights @ table, table[start.task], subgoal
+        weights = weights * table[:, action]
+        for twin in twins:
+            twin.step(action)
+
+
+@pytest.mark.parametrize("cfg", [UNIFORM, FIXED, NOISY], ids=IDS)
+def test_predictions_equal_the_slow_enumeration(cfg):
+    """Predictive and goal-known action probabilities and the posterior over the colour pursued, at every step."""
+    trajectories, predicted = predictions(cfg)
+    ambiguous = 0
+    for i in range(40):
+        start = jax.tree.map(lambda x, i=i: x[i], trajectories.start)
+        actions = trajectories.action[i, trajectories.alive[i]]
+        for t, rows in enumerate(enumerate_tasks(ENV, cfg, start, actions)):
+            for name, slow in zip(("bayes", "goal_known", "subgoal"), rows, strict=True):
+                np.testing.assert_allclose(predicted[name][i, t], slow, atol=1e-5)
+            ambiguous += rows[2].max() < 0.9
+    assert ambiguous > 40
+
+
+@pytest.mark.parametrize("cfg", [UNIFORM, FIXED], ids=IDS[:2])
+def test_probabilities_sum_to_one(cfg):
+    trajectories, predicted = predictions(cfg)
+    for values in predicted.values():
+        np.testing.assert_allclose(values[trajectories.alive].sum(axis=-1), 1, atol=1e-5)
+        assert values[trajectories.alive].min() >= 0
+
+
+@pytest.mark.parametrize("cfg", [UNIFORM, FIXED, NOISY], ids=IDS)
+def test_knowing_the_goal_predicts_better(cfg):
+    """On average; and with fixed ties, perfectly."""
+    trajectories, predicted = predictions(cfg)
+    floor, known = (
+        np.asarray(jax.vmap(bayes.nll)(predicted[name], trajectories.action))[trajectories.alive].mean()
+        for name in ("bayes", "goal_known")
+    )
+    assert 0 <= known < floor < np.log(4)
+    assert (known < 1e-6) == (cfg == FIXED)
+
+
+def test_one_task_leaves_nothing_to_infer():
+    env = Gridworld(4, 3, 2, 12, "absolute", ((0, 1, 2),))
+    trajectories, predicted = predictions(UNIFORM, env)
+    alive = trajectories.alive
+    np.testing.assert_allclose(predicted["bayes"][alive], predicted["goal_known"][alive], atol=1e-6)
+
+
+def test_the_documented_prior_is_calibrated_on_accepted_data():
+    """Minus the log of each task's acceptance: colours are then pursued as often as predicted.
+
+    Accepted data have a uniform mix of tasks, so trajectories count by one over the number of their task's.
+    """
+    trajectories, _ = demonstrations(UNIFORM)
+    task = trajectories.start.task
+    accepted = [trajectories.success[task == q].mean() for q in range(len(TASKS))]
+    assert max(accepted) > 1.15 * min(accepted)
+    fresh, predicted = predictions(UNIFORM, prior=tuple(1 / share for share in accepted))
+    weight = 1 / np.bincount(fresh.start.task)[fresh.start.task]
+    for t in (0, 2):
+        p, pursued = predicted["subgoal"][:, t], np.eye(ENV.colours)[fresh.target[:, t]]
+        error = np.sqrt((weight[:, None] ** 2 * p * (1 - p)).sum(axis=0))
+        assert np.all(np.abs((weight[:, None] * (pursued - p)).sum(axis=0)) < 4.5 * error)
+
+
+def test_task_lengths_equal_the_slow_search():
+    trajectories, _ = predictions(UNIFORM)
+    lengths = jax.jit(jax.vmap(lambda start: bayes.task_lengths(ENV, start)))(trajectories.start)
+    for i in range(60):
+        start = jax.tree.map(lambda x, i=i: x[i], trajectories.start)
+        begin = slow_grid.begin(ENV, start)
+        for q, task in enumerate(TASKS):
+            fewest = slow_grid.Episode(begin.layout, begin.place, task, 99).fewest_steps()
+            assert (lengths[i, q] if lengths[i, q] < shortest_path.UNREACHABLE else None) == fewest
+
+
+def test_nll_takes_the_taken_actions_probability():
+    probabilities = jnp.array([[0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(bayes.nll(probabilities, jnp.array([2, 1])), [-np.log(0.3), 0], atol=1e-6)
+    assert np.isfinite(bayes.nll(probabilities, jnp.array([0, 0]))).all()
