@@ -13,9 +13,9 @@ from internal_rl.config import ExpertConfig
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.experts import shortest_path
 
-TASKS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 0, 1), (0, 1, 0))
+TASKS = ((0, 1, 2), (0, 1), (1, 0, 2, 1), (2, 0), (0, 2, 0, 1))  # one is the beginning of another
 ENV = Gridworld(4, 3, 2, 12, "absolute", TASKS)
-UNIFORM, FIXED, NOISY = ExpertConfig(horizon=10), ExpertConfig(ties="fixed"), ExpertConfig(epsilon=0.3)
+UNIFORM, FIXED, NOISY = ExpertConfig(horizon=8), ExpertConfig(ties="fixed"), ExpertConfig(epsilon=0.3)
 PRIOR = (1.0, 2.0, 3.0, 4.0, 0.5)
 IDS = ["uniform", "fixed", "noisy"]
 
@@ -63,17 +63,18 @@ def policy(episode, cfg):
 
 def enumerate_tasks(env, cfg, start, actions):
     """One imagined episode per task, all fed the same actions; yields predictions and the true task's row per step."""
-    layout = slow_grid.begin(env, start)
-    twins = [slow_grid.Episode(layout.layout, layout.place, task, cfg.horizon or env.horizon) for task in env.tasks]
-    weights = np.array(PRIOR) * [(twin.fewest_steps() or 999) <= twin.horizon for twin in twins]
+    real = slow_grid.begin(env, start)
+    twins = [slow_grid.Episode(real.layout, real.place, task, cfg.horizon or env.horizon) for task in env.tasks]
+    weights = np.array(PRIOR[: len(twins)]) * [(twin.fewest_steps() or 999) <= twin.horizon for twin in twins]
     for action in actions:
-        table = np.array([np.zeros(4) if twin.done else policy(twin, cfg) for twin in twins])
-        weights = weights / weights.sum()
-        subgoal = np.zeros(env.colours)
-        for weight, twin in zip(weights, twins, strict=True):
-            subgoal[twin.sequence[min(twin.visited, len(twin.sequence) - 1)]] += weight
+        weights *= [not twin.done and twin.fewest_steps() is not None for twin in twins]
+        weights /= weights.sum()
+        table, subgoal = np.zeros((len(twins), 4)), np.zeros(env.colours)
+        for q in np.flatnonzero(weights):
+            table[q] = policy(twins[q], cfg)
+            subgoal[twins[q].sequence[twins[q].visited]] += weights[q]
         yield weights @ table, table[start.task], subgoal
-        weights = weights * table[:, action]
+        weights *= table[:, action]
         for twin in twins:
             twin.step(action)
 
@@ -93,7 +94,7 @@ def test_predictions_equal_the_slow_enumeration(cfg):
     assert ambiguous > 40
 
 
-@pytest.mark.parametrize("cfg", [UNIFORM, FIXED], ids=IDS[:2])
+@pytest.mark.parametrize("cfg", [UNIFORM, FIXED, NOISY], ids=IDS)
 def test_probabilities_sum_to_one(cfg):
     trajectories, predicted = predictions(cfg)
     for values in predicted.values():
@@ -128,10 +129,10 @@ def test_the_documented_prior_is_calibrated_on_accepted_data():
     trajectories, _ = demonstrations(UNIFORM)
     task = trajectories.start.task
     accepted = [trajectories.success[task == q].mean() for q in range(len(TASKS))]
-    assert max(accepted) > 1.15 * min(accepted)
+    assert max(accepted) > 2 * min(accepted)
     fresh, predicted = predictions(UNIFORM, prior=tuple(1 / share for share in accepted))
     weight = 1 / np.bincount(fresh.start.task)[fresh.start.task]
-    for t in (0, 2):
+    for t in (0, 1):
         p, pursued = predicted["subgoal"][:, t], np.eye(ENV.colours)[fresh.target[:, t]]
         error = np.sqrt((weight[:, None] ** 2 * p * (1 - p)).sum(axis=0))
         assert np.all(np.abs((weight[:, None] * (pursued - p)).sum(axis=0)) < 4.5 * error)

@@ -28,7 +28,8 @@ def reference(
     """Predictions about an expert trajectory by the exact posterior over tasks given the observed prefix.
 
     The posterior starts from the tasks that are solvable in this layout (only successful trajectories are data) and is
-    multiplied by each task's action likelihood.
+    multiplied by each task's action likelihood. With noise (epsilon > 0) it leaves out how likely each task is to
+    succeed in the time that is left, and is no longer exact.
 
     Args:
       env: the environment with the table the trajectory was drawn from.
@@ -49,9 +50,12 @@ def reference(
     def step(carry, inputs):
         log_weight_Q, progress_Q = carry
         state, action, next_agent = inputs
-        weight_Q = jax.nn.softmax(log_weight_Q)
         p_QA = policy(state, sequences, progress_Q)
         targets = jax.vmap(pinpad.target)(sequences, progress_Q)
+        # The episode goes on, so no task is complete; and noise may have walked to where a colour cannot be reached.
+        possible = (progress_Q < jnp.sum(sequences >= 0, axis=1)) & (choices[targets, state.agent] != 0)
+        log_weight_Q = jnp.where(possible, log_weight_Q, -jnp.inf)
+        weight_Q = jax.nn.softmax(log_weight_Q)
         subgoal = weight_Q @ jax.nn.one_hot(targets, env.colours)
         colour = env.visited(state, next_agent)
         progress_Q = jax.vmap(lambda row, k: pinpad.visit(row, k, colour)[0])(sequences, progress_Q)
