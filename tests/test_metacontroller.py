@@ -199,6 +199,14 @@ def test_factors_are_those_of_one_matrix_per_code(world):
         np.testing.assert_allclose(b[i], factors(z[i])[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("start", [0.0, -2.0])
+def test_posterior_starts_with_the_configured_noise(start):
+    """The bias of the log standard deviation; the mean's starts at zero."""
+    cfg = dataclasses.replace(CFG, discover=dataclasses.replace(CFG.discover, log_std_init=start))
+    bias = jax.jit(lambda key: build.metacontroller(cfg)[1](key)["encoder"]["down"]["bias"])(jax.random.key(0))
+    np.testing.assert_array_equal(bias, [0] * CODE + [start] * CODE)
+
+
 def test_paper_preset_has_the_shapes_of_table_a9():
     """n_h 32, n_s 32, n_z 8, encoder 64, hypernetwork 32, rank 16, on a residual stream of 256."""
     cfg = config.from_dict(get_config("paper").to_dict())
