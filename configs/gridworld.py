@@ -63,9 +63,9 @@ def tiny() -> c.Config:
             steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
         ),
         discover=c.DiscoverConfig(
-            seeds=3, steps=4000, batch=128, lr=2e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.05,
-            alpha_start=0.001, ramp_begin=1000, ramp_end=2500, sequence_width=128, rank=16, log_every=100,
-            save_every=500,
+            seeds=3, steps=3000, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
+            alpha_start=0.001, ramp_begin=900, ramp_end=1600, hold=1000, hold_beta=0.1, switch_bias=-2.0,
+            log_std_init=-2.0, embedding="per_step", sequence_width=128, log_every=100, save_every=500,
         ),
         reinforce=c.ReinforceConfig(
             seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-4, weight_decay=0.0, policy_width=64, policy_heads=4,
@@ -87,7 +87,7 @@ def smoke() -> c.Config:
         pretrain=dataclasses.replace(small.pretrain, **train, warmup=1),
         control=dataclasses.replace(small.control, rank=2, **train),
         discover=dataclasses.replace(
-            small.discover, **train, seeds=2, rank=2, code=3, history=4, sequence=4, sequence_width=8,
+            small.discover, **train, seeds=2, hold=2, rank=2, code=3, history=4, sequence=4, sequence_width=8,
             encoder_hidden=8, switch_hidden=8, hyper_hidden=8,
         ),
         reinforce=dataclasses.replace(small.reinforce, **train, seeds=2, policy_width=8, policy_heads=2),

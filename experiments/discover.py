@@ -29,20 +29,21 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     )
 
     def evaluate(state, context):
-        return held_out(cfg, state.params, context["base"], common.evaluation_key(state), cfg.discover.eval_batch)
+        key = common.evaluation_key(state)
+        return held_out(cfg, state.params, context["base"], key, cfg.discover.eval_batch, state.step)
 
     train = cfg.discover
     headline = ("nll", "kl", "beta_change", "beta_away", "f1_tol1")
     return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
 
-def held_out(cfg: Config, params: Any, base: Any, key: jax.Array, batch: int) -> dict[str, jax.Array]:
-    """NLL, KL and alignment scores on fresh trajectories."""
+def held_out(cfg: Config, params: Any, base: Any, key: jax.Array, batch: int, step: Any) -> dict[str, jax.Array]:
+    """NLL, KL and alignment scores on fresh trajectories, with the gate of an update."""
     batch_key, noise_key = jax.random.split(key)
     episodes = pretrain.expert_batch(cfg, batch_key, batch)
     model_def, controller_def = build.base_model(cfg)[0], build.metacontroller(cfg)[0]
     result = objectives.controlled(
-        model_def, controller_def, cfg.model.layer, cfg.discover, params, base, episodes, noise_key
+        model_def, controller_def, cfg.model.layer, cfg.discover, params, base, episodes, noise_key, step
     )
     return {"held_out_nll": result.nll(episodes.alive), "held_out_kl": result.kl(episodes.alive)} | alignment.scores(
         result.beta, episodes.subgoal, episodes.alive
@@ -75,8 +76,8 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     )
 
     def summarise():
-        key = common.stage_key(cfg, "discover summary")
-        measure = jax.vmap(lambda p, b: held_out(cfg, p, b, key, 8 * cfg.discover.eval_batch), (0, axis))
+        key, episodes = common.stage_key(cfg, "discover summary"), 8 * cfg.discover.eval_batch
+        measure = jax.vmap(lambda p, b: held_out(cfg, p, b, key, episodes, cfg.discover.steps), (0, axis))
         return {name: quartiles(values) for name, values in jax.jit(measure)(state.params, base).items()}
 
     return common.cached(workdir / "discover" / "summary.json", checkpoints.leaf_digest(state), summarise)

@@ -38,11 +38,12 @@ def switch_examples(cfg: config.Config, controller: Any, base: Any) -> list[dict
     """beta and true subgoals along fresh expert trajectories, for one metacontroller."""
     key, noise_key = jax.random.split(common.stage_key(cfg, "examples"))
     model_def, controller_def = build.base_model(cfg)[0], build.metacontroller(cfg)[0]
+    train = cfg.discover
 
     def run(controller, base):
         batch = pretrain.expert_batch(cfg, key, EXAMPLES)
         result = objectives.controlled(
-            model_def, controller_def, cfg.model.layer, cfg.discover, controller, base, batch, noise_key
+            model_def, controller_def, cfg.model.layer, train, controller, base, batch, noise_key, train.steps
         )
         return {"beta": result.beta, "subgoal": batch.subgoal, "alive": batch.alive}
 

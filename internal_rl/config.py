@@ -102,6 +102,8 @@ class DiscoverConfig(TrainConfig):
     ``ramp_end`` (``ramp_end`` 0 means no ramp). ``gate`` is how beta acts: as it is (``soft``), always one
     (``forced``) or relaxed with Gumbel noise (``gumbel``, temperature ``gumbel_temperature``). ``log_std_init`` is
     where the posterior's log standard deviation starts: below 0, codes start almost noiseless and are worth using.
+    For the first ``hold`` updates beta is the constant ``hold_beta`` (not where ``forced``), so that codes have to last
+    before the switch learns when to renew them; its bias starts at ``switch_bias``.
     ``sequence_decay`` is the smallest decay that the sequence embedding's RG-LRU starts with.
     """
 
@@ -113,6 +115,9 @@ class DiscoverConfig(TrainConfig):
     gumbel_temperature: float = 1.0
     embedding: Literal["sequence", "per_step"] = "sequence"
     log_std_init: float = 0.0
+    hold: int = 0
+    hold_beta: float = 0.1
+    switch_bias: float = 0.0
     code: int = 8
     history: int = 32
     sequence: int = 32
@@ -224,6 +229,9 @@ _POSITIVE = {
 }  # fmt: skip
 
 
+_ANY_SIGN = {"log_std_init", "switch_bias"}
+
+
 def _check_ranges(section: Any, path: str = "") -> None:
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
@@ -231,7 +239,7 @@ def _check_ranges(section: Any, path: str = "") -> None:
             _check_ranges(value, f"{path}{field.name}.")
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             positive = field.name in _POSITIVE
-            if (value < 0 and field.name != "log_std_init") or (positive and value == 0):
+            if (value < 0 and field.name not in _ANY_SIGN) or (positive and value == 0):
                 raise ConfigError(f"{path}{field.name} is {value!r}; expected {'> 0' if positive else '>= 0'}.")
             if isinstance(value, int) and value >= 2**31:
                 raise ConfigError(f"{path}{field.name} is {value!r}; expected less than 2**31.")
@@ -304,6 +312,8 @@ def _check_stages(config: Config) -> None:
         raise ConfigError(
             f"discover.sequence_decay is {config.discover.sequence_decay}; expected a number in (0, 0.999)."
         )
+    if config.discover.hold_beta > 1:
+        raise ConfigError(f"discover.hold_beta is {config.discover.hold_beta}; expected a number in [0, 1].")
     rl = config.reinforce
     if rl.seeds % config.discover.seeds:
         raise ConfigError(

@@ -64,7 +64,7 @@ def compiled(world):
         out = jax.vmap(lambda e: model.upper(e, states[LAYER:], 0, LAYER)[0])(e_BTD)
         return losses.categorical_nll(out.action, batch.action)
 
-    return jax.jit(lambda params, batch: run(params, world.base, batch, KEY)), jax.jit(plain)
+    return jax.jit(lambda params, batch: run(params, world.base, batch, KEY, 5)), jax.jit(plain)
 
 
 def test_zero_controller_is_the_base_model_bit_for_bit(world, batch):

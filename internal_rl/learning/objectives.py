@@ -73,14 +73,12 @@ def kl_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
     return cfg.alpha_start + jnp.clip(progress, 0.0, 1.0) * (cfg.alpha - cfg.alpha_start)
 
 
-def gate_of(cfg: DiscoverConfig) -> metacontroller.Gate:
-    """How beta acts in training."""
-    gates = {
-        "soft": metacontroller.soft_gate,
-        "forced": metacontroller.forced_gate,
-        "gumbel": metacontroller.gumbel_gate(cfg.gumbel_temperature),
-    }
-    return gates[cfg.gate]
+def gate_of(cfg: DiscoverConfig, step: jax.Array) -> metacontroller.Gate:
+    """How beta acts at an update of training: ``hold_beta`` for the first ``hold`` updates, then as ``gate`` says."""
+    if cfg.gate == "forced":
+        return metacontroller.forced_gate
+    gates = {"soft": metacontroller.soft_gate, "gumbel": metacontroller.gumbel_gate(cfg.gumbel_temperature)}
+    return lambda logit, noise: jnp.where(step < cfg.hold, cfg.hold_beta, gates[cfg.gate](logit, noise))
 
 
 @struct.dataclass
@@ -114,8 +112,9 @@ def controlled(
     base: Any,
     batch: Batch,
     key: jax.Array,
+    step: jax.Array,
 ) -> Controlled:
-    """Runs a batch with codes sampled from the posterior and the gate the metacontroller is trained with."""
+    """Runs a batch with codes sampled from the posterior and the gate of update ``step``."""
     model, controller = nnx.merge(model_def, base), nnx.merge(controller_def, params)
     code_key, gate_key = jax.random.split(key)
     shape = batch.alive.shape
@@ -123,7 +122,8 @@ def controlled(
     gate_noise = jax.random.logistic(gate_key, shape)
 
     e_BTD = _residual(model, layer, batch)
-    unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate_of(cfg), n, g))
+    gate = gate_of(cfg, step)
+    unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate, n, g))
     code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
     return Controlled(_controlled_nll(model, layer, batch, e_BTD, controller.factors(code)), code, beta, posterior)
 
@@ -135,7 +135,7 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
     """
 
     def loss(params, context, batch: Batch, key, step):
-        result = controlled(model_def, controller_def, layer, cfg, params, context["base"], batch, key)
+        result = controlled(model_def, controller_def, layer, cfg, params, context["base"], batch, key, step)
         alpha = kl_weight(cfg, step)
         nll, kl = result.nll(batch.alive), result.kl(batch.alive)
         value = nll + alpha * kl

@@ -97,6 +97,7 @@ class Metacontroller(nnx.Module):
         self.encoder = MLP(width + cfg.history + cfg.sequence, cfg.encoder_hidden, 2 * cfg.code, 1.0, rngs)
         self.encoder.down.bias[...] = jnp.repeat(jnp.array([0.0, cfg.log_std_init]), cfg.code)
         self.switch = MLP(width + cfg.history + cfg.code, cfg.switch_hidden, 1, 1.0, rngs)
+        self.switch.down.bias[...] = jnp.full(1, cfg.switch_bias)
         self.hyper_up = linear(cfg.code, cfg.hyper_hidden, 1.0, rngs)
         self.hyper_a = linear(cfg.hyper_hidden, cfg.rank * width, 1.0 / width, rngs)
         # A small B starts the controlled model close to the base model, while both factors receive gradients.
