@@ -204,3 +204,12 @@ def test_kl_weight_waits_and_then_ramps():
     weights = [float(objectives.kl_weight(cfg, jnp.int32(step))) for step in (0, 10, 15, 20, 30, 99)]
     np.testing.assert_allclose(weights, [0.1, 0.1, 0.15, 0.2, 0.3, 0.3], rtol=1e-6)
     assert objectives.kl_weight(DiscoverConfig(alpha=0.17), jnp.int32(0)) == np.float32(0.17)
+
+
+@pytest.mark.parametrize("gate", ["soft", "gumbel", "forced"])
+def test_beta_is_a_constant_for_the_first_updates(gate):
+    """``hold_beta`` before update ``hold``, whatever the switch says, and the configured gate from there on."""
+    cfg = dataclasses.replace(CFG.discover, gate=gate, hold=7, hold_beta=0.25, gumbel_temperature=0.5)
+    held, free = (objectives.gate_of(cfg, jnp.int32(step))(jnp.float32(1.5), jnp.float32(-0.5)) for step in (6, 7))
+    acts = {"soft": jax.nn.sigmoid(1.5), "gumbel": jax.nn.sigmoid(2.0), "forced": 1.0}[gate]
+    np.testing.assert_allclose([held, free], [1.0 if gate == "forced" else 0.25, acts], rtol=1e-6)
