@@ -60,7 +60,7 @@ def tiny() -> c.Config:
             betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.0, log_every=100, save_every=500,
         ),
         control=c.ControlConfig(
-            steps=2500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
+            steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
         ),
         discover=c.DiscoverConfig(
             seeds=3, steps=3000, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,

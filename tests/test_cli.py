@@ -60,6 +60,8 @@ def refusal(capsys, *arguments: str) -> str:
         ((SMOKE, "--config.pretrain.betas=0.9"), ["pretrain.betas is (0.9,)", "expected 2"]),
         ((SMOKE, "--config.pretrain.betas=(0.9,"), ["0.9"]),
         ((SMOKE, "--config.discover.gate=hard"), ["discover.gate is 'hard'", "'soft', 'forced', 'gumbel'"]),
+        ((SMOKE, "--config.discover.hold_beta=1.5"), ["discover.hold_beta is 1.5", "[0, 1]"]),
+        ((SMOKE, "--config.discover.switch_bias=low"), ["discover.switch_bias"]),
         ((SMOKE, "--config.pretrain.steps=5"), ["pretrain.steps is 5", "multiple of log_every"]),
         (("--config.seed=3", SMOKE), ["config.seed"]),
         ((SMOKE, "seed=3"), ["'seed=3' is not a flag"]),
@@ -108,11 +110,11 @@ def test_later_stages_and_more_constant_steps_may_change(tmp_path, capsys):
     workdir = f"--workdir={tmp_path}"
     call(SMOKE, workdir)
     (tmp_path / "pretrain").mkdir()
-    assert call(SMOKE, workdir, "--config.discover.alpha=0.1").discover.alpha == 0.1
-    assert json.loads((tmp_path / "config.json").read_text())["discover"]["alpha"] == 0.1
+    assert call(SMOKE, workdir, "--config.discover.alpha=0.3").discover.alpha == 0.3
+    assert json.loads((tmp_path / "config.json").read_text())["discover"]["alpha"] == 0.3
     (tmp_path / "discover").mkdir()
-    assert "discover.alpha = 0.1, not 0.05" in refusal(capsys, SMOKE, workdir)
-    alpha = "--config.discover.alpha=0.1"
+    assert "discover.alpha = 0.3, not 0.1" in refusal(capsys, SMOKE, workdir)
+    alpha = "--config.discover.alpha=0.3"
     assert call(SMOKE, workdir, alpha, "--config.discover.steps=8").discover.steps == 8
     assert "discover.steps = 8, not 4" in refusal(capsys, SMOKE, workdir, alpha)
     (tmp_path / "raw").mkdir()

@@ -81,7 +81,7 @@ def supervised(
         data_key, noise_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = sample(data_key)
         grads, metrics = jax.grad(loss, has_aux=True)(state.params, context, batch, noise_key, state.step)
-        return _apply(state, grads, tx), metrics | {"grad_norm": optax.global_norm(grads)}
+        return _apply(state, grads, tx), metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return update
 
@@ -121,7 +121,7 @@ def policy_gradient(
         def descend(train, rows):
             part = jax.tree.map(lambda x: x[rows], (episodes, advantage_B))
             (value, drift), grads = jax.value_and_grad(loss, has_aux=True)(train.params, *part)
-            return _apply(train, grads, tx), {"loss": value, "drift": drift, "grad_norm": optax.global_norm(grads)}
+            return _apply(train, grads, tx), {"loss": value, "drift": drift, "grad_norm": optax.tree.norm(grads)}
 
         orders = [jax.random.permutation(jax.random.fold_in(order_key, i), cfg.batch) for i in range(cfg.epochs)]
         rows = jnp.stack(orders).reshape(cfg.epochs * cfg.minibatches, -1)
