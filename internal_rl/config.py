@@ -104,7 +104,6 @@ class DiscoverConfig(TrainConfig):
     where the posterior's log standard deviation starts: below 0, codes start almost noiseless and are worth using.
     For the first ``hold`` updates beta is the constant ``hold_beta`` (not where ``forced``), so that codes have to last
     before the switch learns when to renew them; its bias starts at ``switch_bias``.
-    ``sequence_decay`` is the smallest decay that the sequence embedding's RG-LRU starts with.
     """
 
     alpha: float = 0.17
@@ -122,7 +121,6 @@ class DiscoverConfig(TrainConfig):
     history: int = 32
     sequence: int = 32
     sequence_width: int = 256
-    sequence_decay: float = 0.9
     encoder_hidden: int = 64
     switch_hidden: int = 64
     hyper_hidden: int = 32
@@ -308,10 +306,6 @@ def _check_stages(config: Config) -> None:
                 f"{name}.seeds is {getattr(config, name).seeds}; expected a multiple of pretrain.seeds = "
                 f"{config.pretrain.seeds}, the number of base models."
             )
-    if not 0 < config.discover.sequence_decay < 0.999:
-        raise ConfigError(
-            f"discover.sequence_decay is {config.discover.sequence_decay}; expected a number in (0, 0.999)."
-        )
     if config.discover.hold_beta > 1:
         raise ConfigError(f"discover.hold_beta is {config.discover.hold_beta}; expected a number in [0, 1].")
     rl = config.reinforce

@@ -207,6 +207,13 @@ def test_posterior_starts_with_the_configured_noise(start):
     np.testing.assert_array_equal(bias, [0] * CODE + [start] * CODE)
 
 
+@pytest.mark.parametrize("start", [0.0, -2.0])
+def test_switch_starts_with_the_configured_bias(start):
+    cfg = dataclasses.replace(CFG, discover=dataclasses.replace(CFG.discover, switch_bias=start))
+    bias = jax.jit(lambda key: build.metacontroller(cfg)[1](key)["switch"]["down"]["bias"])(jax.random.key(0))
+    np.testing.assert_array_equal(bias, [start])
+
+
 def test_paper_preset_has_the_shapes_of_table_a9():
     """n_h 32, n_s 32, n_z 8, encoder 64, hypernetwork 32, rank 16, on a residual stream of 256."""
     cfg = config.from_dict(get_config("paper").to_dict())

@@ -23,9 +23,9 @@ KEY = jax.random.key(0)
 
 
 @struct.dataclass
-class BanditState:
+class ProbeState:
     t: jax.Array
-    right: jax.Array
+    cue: jax.Array
     reward: jax.Array
     done: jax.Array
     progress: jax.Array
@@ -40,13 +40,13 @@ class Bandit:
     def reset(self, key):
         del key
         no = jnp.bool_(False)
-        return BanditState(jnp.int32(0), no, jnp.float32(0), no, jnp.int32(0))
+        return ProbeState(jnp.int32(0), no, jnp.float32(0), no, jnp.int32(0))
 
     def step(self, state, action):
         t = state.t + 1
         won = (t == 2) & (action[0] > 1)
-        return BanditState(
-            jnp.where(state.done, state.t, t), state.right | won, jnp.where(state.done, 0.0, won * 1.0), t >= 2, t
+        return ProbeState(
+            jnp.where(state.done, state.t, t), state.cue, jnp.where(state.done, 0.0, won * 1.0), t >= 2, t
         )
 
     def observe(self, state):
@@ -162,15 +162,6 @@ def test_seeds_in_one_program_are_single_runs():
 
 
 @struct.dataclass
-class RecallState:
-    t: jax.Array
-    cue: jax.Array
-    reward: jax.Array
-    done: jax.Array
-    progress: jax.Array
-
-
-@struct.dataclass
 class Recall:
     """A cue at the first step, a step without a decision, and a reward for a code of the cue's sign at the third."""
 
@@ -178,12 +169,12 @@ class Recall:
 
     def reset(self, key):
         cue = jax.random.bernoulli(key)
-        return RecallState(jnp.int32(0), cue, jnp.float32(0), jnp.bool_(False), jnp.int32(0))
+        return ProbeState(jnp.int32(0), cue, jnp.float32(0), jnp.bool_(False), jnp.int32(0))
 
     def step(self, state, action):
         t = state.t + 1
         won = (t == 3) & ((action[0] > 0) == state.cue)
-        return RecallState(t, state.cue, jnp.where(won, 1.0, 0.0), t >= 3, t)
+        return ProbeState(t, state.cue, jnp.where(won, 1.0, 0.0), t >= 3, t)
 
     def observe(self, state):
         cue = jnp.where(state.cue, jnp.array([1.0, 0, 0, 0]), jnp.array([0.0, 1, 0, 0]))

@@ -105,15 +105,14 @@ def linear_recurrence(a_TW: jax.Array, b_TW: jax.Array, h_W: jax.Array) -> jax.A
 class RGLRU(nnx.Module):
     """Real-gated linear recurrent unit with block-diagonal gates (De et al. 2024, arXiv 2402.19427, Eq. 1-4)."""
 
-    def __init__(self, width: int, heads: int, scale: float, rngs: nnx.Rngs, min_decay: float = 0.9):
+    def __init__(self, width: int, heads: int, scale: float, rngs: nnx.Rngs):
         self.heads = heads
         init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal", batch_axis=(0,))
         shape = (heads, width // heads, 2 * width // heads)
         self.gates = nnx.Param(init(rngs.params(), shape))
         self.gate_bias = nnx.Param(jnp.zeros((heads, 1, shape[-1])))
-        # a at full recurrence gate is uniform in [0.9, 0.999] in the reference, made for thousands of steps; on ten
-        # steps that is a plain sum, which has lost the order of its terms.
-        decay = jax.random.uniform(rngs.params(), (width,), minval=min_decay, maxval=0.999)
+        # a^c uniform in [0.9, 0.999] at full recurrence gate, as in the reference.
+        decay = jax.random.uniform(rngs.params(), (width,), minval=0.9, maxval=0.999)
         self.decay = nnx.Param(jnp.log(jnp.expm1(-jnp.log(decay) / 8.0)))
 
     def __call__(self, x_TW, h_W):
@@ -134,12 +133,12 @@ class Recurrent(nnx.Module):
 
     taps = 4
 
-    def __init__(self, width: int, lru_width: int, heads: int, scale: float, rngs: nnx.Rngs, min_decay: float = 0.9):
+    def __init__(self, width: int, lru_width: int, heads: int, scale: float, rngs: nnx.Rngs):
         self.lru_width = lru_width
         self.inward = linear(width, 2 * lru_width, scale, rngs)
         init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
         self.kernel = nnx.Param(init(rngs.params(), (self.taps, lru_width)))
-        self.lru = RGLRU(lru_width, heads, scale, rngs, min_decay)
+        self.lru = RGLRU(lru_width, heads, scale, rngs)
         self.out = linear(lru_width, width, scale, rngs)
 
     def init_state(self, capacity: int) -> tuple[jax.Array, jax.Array]:

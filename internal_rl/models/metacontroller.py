@@ -91,7 +91,7 @@ class Metacontroller(nnx.Module):
         self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
         self.gru = nnx.GRUCell(width, cfg.history, rngs=rngs)
         self.sequence_in = linear(width, cfg.sequence_width, 1.0, rngs)
-        recurrent = Recurrent(cfg.sequence_width, cfg.sequence_width, 4, 1.0, rngs, cfg.sequence_decay)
+        recurrent = Recurrent(cfg.sequence_width, cfg.sequence_width, 4, 1.0, rngs)
         self.sequence_block = Block(recurrent, cfg.sequence_width, cfg.sequence_width, 1.0, rngs)
         self.sequence_out = linear(cfg.sequence_width, cfg.sequence, 1.0, rngs)
         self.encoder = MLP(width + cfg.history + cfg.sequence, cfg.encoder_hidden, 2 * cfg.code, 1.0, rngs)
