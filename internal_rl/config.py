@@ -308,6 +308,11 @@ def _check_stages(config: Config) -> None:
             )
     if config.discover.hold_beta > 1:
         raise ConfigError(f"discover.hold_beta is {config.discover.hold_beta}; expected a number in [0, 1].")
+    if config.discover.hold >= config.discover.steps:
+        raise ConfigError(
+            f"discover.hold is {config.discover.hold}; expected less than discover.steps = {config.discover.steps}, "
+            "or the switch is never trained."
+        )
     rl = config.reinforce
     if rl.seeds % config.discover.seeds:
         raise ConfigError(

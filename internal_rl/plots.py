@@ -102,7 +102,10 @@ def loss_curves(
         for i, (label, level) in enumerate((references or {}).get(stage, {}).items()):
             axes.axhline(level, color=INK, lw=1.1, ls=("--", ":", "-.")[i % 3], label=f"{label} {level:.3f}")
         axes.set(title=stage, xlabel="update", ylabel="nats per step")
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        if "kl" in present:  # starts a hundred times above the NLL it is traded against
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.legend()
     for axes in panels[len(rows_by_stage) :]:
         axes.set_visible(False)
@@ -193,7 +196,8 @@ def success_curves(
         axes.set_ylim(-0.02, 1.02)
     axes.set(xlabel="episodes seen", ylabel="success rate")
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    axes.legend(loc="center right" if scale == "linear" else "best")
+    # Above the axes: curves, the ceiling and the zero line may lie anywhere inside.
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.06 if scale == "log" else 1.0), ncols=3, borderaxespad=0.0)
     return figure
 
 

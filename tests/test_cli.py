@@ -61,6 +61,7 @@ def refusal(capsys, *arguments: str) -> str:
         ((SMOKE, "--config.pretrain.betas=(0.9,"), ["0.9"]),
         ((SMOKE, "--config.discover.gate=hard"), ["discover.gate is 'hard'", "'soft', 'forced', 'gumbel'"]),
         ((SMOKE, "--config.discover.hold_beta=1.5"), ["discover.hold_beta is 1.5", "[0, 1]"]),
+        ((SMOKE, "--config.discover.hold=4"), ["discover.hold is 4", "discover.steps = 4"]),
         ((SMOKE, "--config.discover.switch_bias=low"), ["discover.switch_bias"]),
         ((SMOKE, "--config.pretrain.steps=5"), ["pretrain.steps is 5", "multiple of log_every"]),
         (("--config.seed=3", SMOKE), ["config.seed"]),
