@@ -27,12 +27,12 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     model_def, _ = build.base_model(cfg)
     loss = objectives.ground_truth_control(model_def, cfg.model.layer)
     update = updates.supervised(
-        loss, lambda key: pretrain.expert_batch(cfg, key, cfg.control.batch), updates.optimiser(cfg.control)
+        loss, lambda key: pretrain.clean_batch(cfg, key, cfg.control.batch), updates.optimiser(cfg.control)
     )
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
-        batch = pretrain.expert_batch(cfg, key, cfg.control.eval_batch)
+        batch = pretrain.clean_batch(cfg, key, cfg.control.eval_batch)
         return {"held_out_nll": loss(state.params, context, batch, key, state.step)[1]["nll"]}
 
     train = cfg.control

@@ -25,7 +25,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""
     loss = objectives.discovery(build.base_model(cfg)[0], build.metacontroller(cfg)[0], cfg.model.layer, cfg.discover)
     update = updates.supervised(
-        loss, lambda key: pretrain.expert_batch(cfg, key, cfg.discover.batch), updates.optimiser(cfg.discover)
+        loss, lambda key: pretrain.clean_batch(cfg, key, cfg.discover.batch), updates.optimiser(cfg.discover)
     )
 
     def evaluate(state, context):
@@ -40,7 +40,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
 def held_out(cfg: Config, params: Any, base: Any, key: jax.Array, batch: int, step: Any) -> dict[str, jax.Array]:
     """NLL, KL and alignment scores on fresh trajectories, with the gate of an update."""
     batch_key, noise_key = jax.random.split(key)
-    episodes = pretrain.expert_batch(cfg, batch_key, batch)
+    episodes = pretrain.clean_batch(cfg, batch_key, batch)
     model_def, controller_def = build.base_model(cfg)[0], build.metacontroller(cfg)[0]
     result = objectives.controlled(
         model_def, controller_def, cfg.model.layer, cfg.discover, params, base, episodes, noise_key, step

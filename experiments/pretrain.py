@@ -5,6 +5,7 @@ python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ GATE = 0.05
 
 
 def expert_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
-    """Fresh trajectories on the pretraining tasks."""
+    """Fresh trajectories of ``D``, on the pretraining tasks, by the expert as configured."""
     return data.expert_batch(build.pretrain_env(cfg), cfg.expert, cfg.env.subgoal_length, key, batch)
+
+
+def clean_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
+    """Fresh trajectories of ``D*``: the same expert without noise (C.4.4). Controllers and metacontroller see these."""
+    expert = dataclasses.replace(cfg.expert, epsilon=0.0)
+    return data.expert_batch(build.pretrain_env(cfg), expert, cfg.env.subgoal_length, key, batch)
 
 
 def stage(cfg: Config) -> loop.Stage:

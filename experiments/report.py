@@ -41,7 +41,7 @@ def switch_examples(cfg: config.Config, controller: Any, base: Any) -> list[dict
     train = cfg.discover
 
     def run(controller, base):
-        batch = pretrain.expert_batch(cfg, key, EXAMPLES)
+        batch = pretrain.clean_batch(cfg, key, EXAMPLES)
         result = objectives.controlled(
             model_def, controller_def, cfg.model.layer, train, controller, base, batch, noise_key, train.steps
         )

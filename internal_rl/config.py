@@ -32,7 +32,10 @@ class EnvConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
-    """Shortest-path experts (C.1.1). ``horizon`` bounds the length of an trajectory; 0 takes the environment's."""
+    """Shortest-path experts (C.1.1). ``horizon`` bounds the length of a trajectory; 0 takes the environment's.
+
+    ``epsilon`` is the noise of the pretraining data; controllers and metacontroller see the same expert without it.
+    """
 
     epsilon: float = 0.0
     ties: Literal["uniform", "fixed"] = "uniform"

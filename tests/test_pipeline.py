@@ -1,11 +1,14 @@
 """The whole pipeline at the smallest preset: every stage, the results, the report, and going on where it stopped."""
 
+import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from configs import gridworld
-from experiments import common, reproduce
+from experiments import common, control, discover, pretrain, reproduce
 from internal_rl import config as c
 from internal_rl.learning import loop
 
@@ -51,6 +54,28 @@ def test_episodes_of_both_learners_are_equal_in_number(finished):
     internal, raw = (common.rows(finished / name) for name in ("reinforce", "raw"))
     assert [row["step"] for row in internal] == [row["step"] for row in raw]
     assert all(len(row["success"]) == gridworld.smoke().reinforce.seeds for row in internal + raw)
+
+
+def test_controllers_learn_from_a_clean_expert_and_the_base_model_from_the_configured_one(monkeypatch):
+    """C.4.4: noise belongs to the pretraining data alone."""
+    quiet = gridworld.smoke()
+    noisy = dataclasses.replace(quiet, expert=dataclasses.replace(quiet.expert, epsilon=0.5))
+    key = jax.random.key(0)
+    reference, clean, trained = (
+        np.asarray(jax.jit(lambda k, make=make, cfg=cfg: make(cfg, k, 32).action)(key))
+        for make, cfg in ((pretrain.clean_batch, quiet), (pretrain.clean_batch, noisy), (pretrain.expert_batch, noisy))
+    )
+    np.testing.assert_array_equal(clean, reference)
+    assert np.any(trained != reference)
+
+    monkeypatch.setattr(pretrain, "expert_batch", lambda *_: pytest.fail("a controller saw the noisy expert"))
+    base = jax.eval_shape(lambda: pretrain.initial(noisy)).params
+    for module in (control, discover):
+        stage = module.stage(noisy, None)
+        states = jax.eval_shape(lambda module=module: module.initial(noisy))
+        one, one_base = (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), x) for x in (states, base))
+        for program in (stage.update, stage.evaluate):
+            jax.eval_shape(program, one, {"base": one_base})
 
 
 @pytest.mark.parametrize("preset", ["paper", "tiny", "smoke"])
