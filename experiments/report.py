@@ -140,7 +140,7 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
             name: {"Bayes": results["bayes_nll"], "goal known": results["goal_known_nll"]}
             for name in ("pretrain", "control", "discover")
         },
-        stamp=stamp(cfg, cfg.pretrain.seeds, "training batches"),
+        stamp=stamp(cfg, cfg.pretrain.seeds, f"training batches · discover: {cfg.discover.seeds} runs"),
     )
     success = curves(cfg, workdir)
     ceiling = results["solvable_share"]

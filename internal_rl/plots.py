@@ -102,8 +102,9 @@ def loss_curves(
         for i, (label, level) in enumerate((references or {}).get(stage, {}).items()):
             axes.axhline(level, color=INK, lw=1.1, ls=("--", ":", "-.")[i % 3], label=f"{label} {level:.3f}")
         axes.set(title=stage, xlabel="update", ylabel="nats per step")
-        if "kl" in present:  # starts far above the NLL it is traded against
-            axes.set_yscale("log")
+        if "kl" in present:  # starts far above the NLL it is traded against; linear near 0, where a reference may lie
+            axes.set_yscale("symlog", linthresh=0.1)
+            axes.set_ylim(bottom=-0.01)
         else:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.legend()
