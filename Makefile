@@ -1,5 +1,6 @@
 # `make help` lists the targets. Variables: PRESET (tiny), PYTHON (python3, builds .venv), ARGS (more flags of a command),
-# PY (an interpreter that already has the packages; setting it skips .venv).
+# PY (an interpreter that already has the packages; setting it skips .venv), JOBS (runs of a sweep at a time, 0: automatic),
+# SWEEP (figures; or FILE.py:NAME).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,6 +10,12 @@ PYTHON ?= python3
 ARGS ?=
 WORKDIR ?= runs/gridworld-$(PRESET)
 RUN_FLAGS = --config=configs/gridworld.py:$(PRESET) --workdir=$(WORKDIR) $(ARGS)
+
+FIGURES := fig03 fig04 figA2 fig06 fig07 fig08 figA4 figE2
+FIGDIR ?= runs/figures-$(PRESET)
+JOBS ?= 0
+SWEEP ?= configs/sweeps.py:figures
+FIG_FLAGS = --config=configs/gridworld.py:$(PRESET) --workdir=$(FIGDIR) $(ARGS)
 
 ifndef PY
 PY := .venv/bin/python
@@ -20,10 +27,11 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce report test test-all lint format bench clean
+.PHONY: help install reproduce report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make FIGURE      One figure of the paper, with the runs it needs: $(FIGURES)"
 	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) ARGS=\"--config.seed=1\" PY=<skip .venv>"
 
 install: $(INSTALLED)  ## Create .venv and install the package with its development tools
@@ -43,6 +51,24 @@ reproduce: $(INSTALLED)  ## Run the whole gridworld pipeline at PRESET, or go on
 
 report: $(INSTALLED)  ## Write report.html again from what a run has left in WORKDIR
 	@$(PY) -m experiments.report $(RUN_FLAGS)
+
+figures: sweep  ## Train what the paper's figures need at PRESET (or go on), draw them all, and write their report
+	@$(PY) -m experiments.figures $(FIG_FLAGS)
+
+$(FIGURES): $(INSTALLED)
+	@$(PY) -m experiments.sweep --sweep=configs/sweeps.py:$@ --jobs=$(JOBS) $(FIG_FLAGS)
+	@$(PY) -m experiments.figures --only=$@ $(FIG_FLAGS)
+
+# These are drawn with another figure, from the same runs.
+figA1: fig03
+figA3: fig06
+figA5: fig08
+
+sweep: $(INSTALLED)  ## Train the runs of SWEEP in FIGDIR, JOBS at a time, or go on where it stopped
+	@$(PY) -m experiments.sweep --sweep=$(SWEEP) --jobs=$(JOBS) $(FIG_FLAGS)
+
+status: $(INSTALLED)  ## Show how the runs of SWEEP in FIGDIR stand
+	@$(PY) -m experiments.sweep --sweep=$(SWEEP) --status $(FIG_FLAGS)
 
 test: $(INSTALLED)  ## Run the quick tests
 	@$(PY) -m pytest -q -m "not slow"

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from configs import gridworld
-from experiments import control, discover, pretrain, reinforce
+from experiments import control, discover, pretrain, raw, reinforce
 from internal_rl.config import Config
 from internal_rl.learning import loop
 
@@ -30,20 +30,21 @@ def stage_of(cfg: Config, name: str) -> tuple[loop.Stage, Any, Any]:
     """A stage of the preset, with the shapes of its train state and of its context."""
     base = jax.eval_shape(lambda: pretrain.initial(cfg).params)
     # One pretrained base model is shared by all seeds, without their axis.
-    one = {"base": jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), base)}
-    axes: dict[str, int | None] = {"base": None}
+    one = {"base": jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), base), "vary": {}}
+    axes: dict[str, int | None] = {"base": None, "vary": 0}
     if name == "pretrain":
         tasks = len(cfg.env.pretrain_tasks)
-        return pretrain.stage(cfg), jax.eval_shape(lambda: pretrain.initial(cfg)), jax.ShapeDtypeStruct((tasks,), float)
+        prior = jax.ShapeDtypeStruct((tasks,), float)
+        return pretrain.stage(cfg), jax.eval_shape(lambda: pretrain.initial(cfg)), {"vary": {}, "log_prior": prior}
     if name == "control":
         return control.stage(cfg, axes), jax.eval_shape(lambda: control.initial(cfg)), one
     if name == "discover":
         return discover.stage(cfg, axes), jax.eval_shape(lambda: discover.initial(cfg)), one
     if name == "reinforce":
         one["controller"] = jax.eval_shape(lambda: discover.initial(cfg).params)
-        stage = reinforce.internal_stage(cfg, axes | {"controller": 0})
-        return stage, jax.eval_shape(lambda: reinforce.initial_policy(cfg)), one
-    return reinforce.raw_stage(cfg), jax.eval_shape(lambda tree: reinforce.initial_raw(cfg, tree), base), None
+        stage = reinforce.stage(cfg, axes | {"controller": 0})
+        return stage, jax.eval_shape(lambda: reinforce.initial(cfg)), one
+    return raw.stage(cfg), jax.eval_shape(lambda tree: raw.initial(cfg, tree), base), {"vary": {}}
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:

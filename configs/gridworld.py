@@ -1,7 +1,8 @@
-"""gridworld-pinpad: `--config=configs/gridworld.py:PRESET` with PRESET one of paper, tiny, smoke.
+"""gridworld-pinpad: `--config=configs/gridworld.py:PRESET` with PRESET one of paper, tiny, pairs, smoke.
 
 paper  the tables of the paper (one GPU; `docs/gpu_queue.md` gives time and memory)
 tiny   the same method on 5x5 cells with 4 colours, for two CPU cores (`make reproduce`)
+pairs  the same with 3 colour pairs as subgoals: dearer, and closer to the paper's base model
 smoke  seconds, for tests; learns nothing
 """
 
@@ -21,13 +22,15 @@ def pairs(letters: str) -> tuple[int, ...]:
 
 
 def paper() -> c.Config:
-    """Tables A1, A4, A7, A9, A13 and A16."""
+    """Tables A1, A4, A6, A7, A9, A11, A13 and A16."""
     return c.Config(
         preset="paper",
         env=c.EnvConfig(pretrain_tasks=tuple(map(pairs, TABLE_A1)), post_tasks=(pairs("ABCDAB"),)),
         pretrain=c.PretrainConfig(seeds=1, steps=256_000, batch=1024, log_every=1000, save_every=8000),
+        probe=c.ProbeConfig(steps=8_000, batch=512, lr=1e-3, weight_decay=0.0, log_every=500, save_every=4000),
         control=c.ControlConfig(seeds=1, steps=3_200, batch=512, lr=1e-3, log_every=200, save_every=1600),
         discover=c.DiscoverConfig(seeds=3, steps=64_000, batch=512, lr=1e-3, log_every=1000, save_every=8000),
+        compile=c.CompileConfig(seeds=3, steps=32_000, batch=512, lr=1e-3, log_every=1000, save_every=8000),
         reinforce=c.ReinforceConfig(
             seeds=3, steps=100_000, batch=1024, lr=3e-5, weight_decay=0.0, log_every=500, save_every=5000
         ),
@@ -53,12 +56,13 @@ def tiny() -> c.Config:
         ),
         expert=c.ExpertConfig(ties="fixed", horizon=18),
         model=c.ModelConfig(
-            width=64, depth=4, heads=4, head_width=16, mlp=256, max_distance=32, init_scale=1.0, layer=0
+            width=64, depth=4, heads=4, head_width=16, mlp=64, max_distance=32, init_scale=1.0, layer=0
         ),
         pretrain=c.PretrainConfig(
-            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.0,
+            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.1,
             betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.0, log_every=100, save_every=500,
         ),
+        probe=c.ProbeConfig(steps=300, batch=256, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300),
         control=c.ControlConfig(
             steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
         ),
@@ -67,10 +71,35 @@ def tiny() -> c.Config:
             alpha_start=0.001, ramp_begin=900, ramp_end=1600, hold=1000, hold_beta=0.1, switch_bias=-2.0,
             log_std_init=-2.0, embedding="per_step", sequence_width=128, log_every=100, save_every=500,
         ),
+        compile=c.CompileConfig(
+            seeds=3, steps=2000, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, poisson_rate=3.0,
+            encoder_width=64, encoder_layers=2, log_every=100, save_every=500,
+        ),
         reinforce=c.ReinforceConfig(
             seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-4, weight_decay=0.0, policy_width=64, policy_heads=4,
             log_every=10, save_every=50, eval_batch=512,
         ),
+    )  # fmt: skip
+
+
+# Three pairs, A to C, in the manner of Table A1: each has two successors at least, itself among them, and the
+# transitions of the post-training task, AB and BC, never occur.
+THREE_PAIRS = "AAA AAC ACA ACB ACC BAA BAC BBA BBB CAA CAC CBA CBB CCA CCB CCC".split()
+
+
+def pair_world() -> c.Config:
+    """``tiny`` with colour pairs as subgoals, as in Table A1: the base model holds them in mid-depth."""
+    small = tiny()
+    return dataclasses.replace(
+        small,
+        preset="pairs",
+        env=dataclasses.replace(
+            small.env, colours=6, horizon=32, subgoal_length=2, pretrain_tasks=tuple(map(pairs, THREE_PAIRS)),
+            post_tasks=(pairs("ABC"),),
+        ),
+        expert=dataclasses.replace(small.expert, horizon=28),
+        model=dataclasses.replace(small.model, layer=1),
+        pretrain=dataclasses.replace(small.pretrain, weight_decay=0.5),
     )  # fmt: skip
 
 
@@ -81,14 +110,22 @@ def smoke() -> c.Config:
     return dataclasses.replace(
         small,
         preset="smoke",
-        env=dataclasses.replace(small.env, horizon=16),
+        env=dataclasses.replace(
+            small.env, horizon=16, subgoal_length=2, pretrain_tasks=tuple(map(pairs, ("AA", "BA", "BB"))),
+            post_tasks=(pairs("AB"),),
+        ),
         expert=dataclasses.replace(small.expert, horizon=12),
         model=dataclasses.replace(small.model, width=16, depth=2, heads=2, head_width=8, mlp=16, layer=1),
         pretrain=dataclasses.replace(small.pretrain, **train, warmup=1),
+        probe=dataclasses.replace(small.probe, **train),
         control=dataclasses.replace(small.control, rank=2, **train),
         discover=dataclasses.replace(
             small.discover, **train, seeds=2, hold=2, rank=2, code=3, history=4, sequence=4, sequence_width=8,
             encoder_hidden=8, switch_hidden=8, hyper_hidden=8,
+        ),
+        compile=dataclasses.replace(
+            small.compile, **train, seeds=2, warmup=1, rank=2, code=3, hidden=4, hyper_hidden=8, encoder_width=8,
+            encoder_heads=2, encoder_layers=1,
         ),
         reinforce=dataclasses.replace(small.reinforce, **train, seeds=2, policy_width=8, policy_heads=2),
     )  # fmt: skip
@@ -96,7 +133,7 @@ def smoke() -> c.Config:
 
 def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
     """The named preset as a locked ``ConfigDict``."""
-    presets = {"paper": paper, "tiny": tiny, "smoke": smoke}
+    presets = {"paper": paper, "tiny": tiny, "pairs": pair_world, "smoke": smoke}
     if preset not in presets:
         raise c.ConfigError(f"The preset is {preset!r}; expected one of {', '.join(presets)}.")
     return ml_collections.ConfigDict(c.to_dict(presets[preset]())).lock()

@@ -2,12 +2,15 @@
 
   python -m experiments.NAME --config=configs/gridworld.py:tiny --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
+With --parent=OTHER the stages that NAME builds on are taken from the run in OTHER (linked, not copied).
+
 Exit codes: 0 done; 2 bad input or an unusable checkpoint; 3 training ceased to be finite; 75 stopped by SIGTERM or
 Ctrl-C with the state saved, the same command continues; 130 Ctrl-C outside training.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -20,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -35,8 +40,10 @@ INTERRUPTED = 130
 # Folders of a stage inside the workdir, by the section of the configuration that the stage reads.
 STAGE_FOLDERS = {
     "pretrain": ("pretrain",),
+    "probe": ("probe",),
     "control": ("control",),
     "discover": ("discover",),
+    "compile": ("compile",),
     "reinforce": ("reinforce", "raw"),
 }
 CACHE_BYTES = 2 * 1024**3
@@ -49,29 +56,46 @@ class Options:
 
     config: c.Config
     workdir: Path | None
+    parent: Path | None
     dry_run: bool
 
 
-def main(run: Callable[[c.Config, Path], None], argv: Sequence[str] | None = None) -> None:
+def main(
+    run: Callable[[c.Config, Path], Any], argv: Sequence[str] | None = None, builds_on: Sequence[str] = ()
+) -> None:
     """Parses the command line, claims the workdir and calls ``run(config, workdir)``.
 
     Args:
       run: the experiment.
       argv: program name and arguments; ``sys.argv`` if None.
+      builds_on: stages that ``--parent`` may supply.
 
     Raises:
       SystemExit: for every bad input, after one sentence on stderr; see the exit codes above.
     """
-    try:
+    with one_sentence():
         options = parse(sys.argv if argv is None else argv)
         if options.dry_run:
             print(json.dumps(c.to_dict(options.config), indent=2))
             return
         if options.workdir is None:
             raise c.ConfigError("--workdir is missing; expected the folder of the run.")
+        if options.parent and not builds_on:
+            raise c.ConfigError("--parent is given; expected only with a stage that builds on another.")
+        if options.parent:
+            check_parent(options.parent, options.config, builds_on)
         claim(options.workdir, options.config)
+        if options.parent:
+            adopt(options.workdir, options.parent, builds_on)
         enable_compilation_cache()
         run(options.config, options.workdir)
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Ends a command on bad input with one sentence on stderr and the exit code of its kind."""
+    try:
+        yield
     except (c.ConfigError, CheckpointError) as error:
         _fail(error, BAD_INPUT)
     except NonFiniteError as error:
@@ -89,6 +113,7 @@ def parse(argv: Sequence[str]) -> Options:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "configs/FILE.py:PRESET", values, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_string("parent", None, "Folder of a run whose stages are built on.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and exit.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     if any(argument in ("--help", "-help", "-h") for argument in argv):
@@ -105,7 +130,8 @@ def parse(argv: Sequence[str]) -> Options:
     if leftover:
         raise c.ConfigError(f"{leftover[0]!r} is not a flag; expected --config.SECTION.FIELD=VALUE.")
     config = c.from_dict(values.config.to_dict())
-    return Options(config, Path(values.workdir).absolute() if values.workdir else None, values.dry_run)
+    workdir, parent = (Path(path).absolute() if path else None for path in (values.workdir, values.parent))
+    return Options(config, workdir, parent, values.dry_run)
 
 
 def claim(workdir: Path, config: c.Config) -> None:
@@ -129,6 +155,39 @@ def claim(workdir: Path, config: c.Config) -> None:
         write_json(path, wanted)
     except OSError as error:
         raise c.ConfigError(f"--workdir={workdir} cannot be used: {error.strerror or error}.") from error
+
+
+def check_parent(parent: Path, config: c.Config, stages: Sequence[str]) -> None:
+    """Refuses a parent run whose stages were made by another configuration.
+
+    What only later stages read may differ: the controlled layer (unless the stage used it), the post-training tasks,
+    the snapshot and the root seed.
+
+    Raises:
+      ConfigError: naming the first field that differs and both values.
+    """
+    taken = {stage for stage in stages if (parent / stage).exists()}
+    if not taken:
+        raise c.ConfigError(f"--parent={parent} has none of the stages {', '.join(stages)}; run one there first.")
+    stored, wanted = _read_object(parent / "config.json"), json.loads(json.dumps(c.to_dict(config)))
+    free = {"seed", "preset", "snapshot", "env.post_tasks"} | ({"model.layer"} if taken == {"pretrain"} else set())
+    for values in (stored, wanted):
+        for field in free:
+            _forget(values, field)
+    _check_same(stored, wanted, taken, parent)
+
+
+def _forget(values: dict[str, Any], field: str) -> None:
+    section, _, name = field.rpartition(".")
+    (values.get(section, {}) if section else values).pop(name, None)
+
+
+def adopt(workdir: Path, parent: Path, stages: Sequence[str]) -> None:
+    """Links the parent's stages into the workdir, where they are not there yet."""
+    for stage in stages:
+        source, target = parent / stage, workdir / stage
+        if source.exists() and not target.exists():
+            target.symlink_to(os.path.relpath(source, workdir), target_is_directory=True)
 
 
 def enable_compilation_cache() -> None:
@@ -163,15 +222,39 @@ def evaluation_key(state: TrainState) -> jax.Array:
 
 
 def initial_state(config: c.Config, stage: str, init: Callable[[jax.Array], Any]) -> TrainState:
-    """A stage's train state before the first update, leaves [S, ...]; ``init`` maps a key to parameters."""
+    """A stage's train state before the first update, leaves [S, ...]; ``init`` maps a key to parameters.
+
+    Rows of one seed start alike and see the same data: what differs between them is what ``vary`` varies.
+    """
     train = getattr(config, stage)
-    tx = updates.optimiser(train)
+    return jax.vmap(starter(train, init))(row_keys(config, train, stage))
 
-    def one(key: jax.Array) -> TrainState:
+
+def starter(train: c.TrainConfig, init: Callable[..., Any], lr: float | None = None) -> Callable[..., TrainState]:
+    """``(key, *parents) -> TrainState`` of one row; ``init`` maps a key and the parents to parameters."""
+    tx = updates.optimiser(train, lr)
+
+    def start(key: jax.Array, *parents: Any) -> TrainState:
         init_key, root = jax.random.split(key)
-        return updates.init(init(init_key), tx, root)
+        return updates.init(init(init_key, *parents), tx, root)
 
-    return jax.vmap(one)(jax.random.split(stage_key(config, stage), train.seeds))
+    return start
+
+
+def row_keys(config: c.Config, train: c.TrainConfig, purpose: str) -> jax.Array:
+    """One key per row of the seeds axis, [S], equal for rows of the same seed."""
+    keys = jax.random.split(stage_key(config, purpose), train.seeds)
+    return keys[jnp.arange(train.rows) % train.seeds]
+
+
+def vary(train: c.TrainConfig) -> dict[str, jax.Array]:
+    """The fields that differ between the rows of the seeds axis, [S] each, for the context of every update."""
+    return {name: jnp.array(values, jnp.float32) for name, values in train.varied().items()}
+
+
+def row(train: Any, context: dict[str, Any]) -> Any:
+    """The section of the configuration as one row of the seeds axis has it."""
+    return dataclasses.replace(train, **context["vary"])
 
 
 def cached(path: Path, digest: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -187,6 +270,11 @@ def cached(path: Path, digest: str, compute: Callable[[], dict[str, Any]]) -> di
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"digest": digest, "result": result})
     return result
+
+
+def lists(scores: dict[str, Any]) -> dict[str, list[float]]:
+    """Numbers per row of the seeds axis, [S] each, as JSON holds them."""
+    return {name: np.asarray(values, np.float64).tolist() for name, values in scores.items()}
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -248,9 +336,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _check_same(stored: dict[str, Any], wanted: dict[str, Any], started: set[str], workdir: Path) -> None:
+    # A field that is newer than the run had its default there.
+    defaults = dict(_flatten(json.loads(json.dumps(c.to_dict(c.Config())))))
     old, new = dict(_flatten(stored)), dict(_flatten(wanted))
     for field in [*new, *(old.keys() - new.keys())]:
-        before, after = old.get(field, "absent"), new.get(field, "absent")
+        before, after = old.get(field, defaults.get(field, "absent")), new.get(field, "absent")
         section, _, name = field.partition(".")
         if before == after or (section in STAGE_FOLDERS and section not in started):
             continue

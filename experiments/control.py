@@ -1,4 +1,4 @@
-"""Ground-truth controllers (C.3): can the true subgoal steer the frozen base model at the controlled layer?
+"""Ground-truth controllers (C.3): can the true subgoal steer the frozen base model, and at which layers?
 
 python -m experiments.control --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
 """
@@ -13,7 +13,6 @@ import jax
 from experiments import common, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import steering
-from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import Config
 from internal_rl.learning import loop, objectives, updates
 from internal_rl.learning.rollout import base_actor, rollout
@@ -22,58 +21,68 @@ GATE = 0.7
 """Smallest share of the solvable ceiling that true-subgoal control must reach on the post-training task."""
 
 
+def layers(cfg: Config) -> tuple[int, ...]:
+    """The controlled layers, each on its own."""
+    return cfg.control.layers or (cfg.model.layer,)
+
+
 def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""
-    model_def, _ = build.base_model(cfg)
-    loss = objectives.ground_truth_control(model_def, cfg.model.layer)
-    update = updates.supervised(
-        loss, lambda key: pretrain.clean_batch(cfg, key, cfg.control.batch), updates.optimiser(cfg.control)
-    )
+    train = cfg.control
+    loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg))
+
+    def update(state, context):
+        tx = updates.optimiser(common.row(train, context))
+        return updates.supervised(loss, lambda key: pretrain.clean_batch(cfg, key, train.batch), tx)(state, context)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
-        batch = pretrain.clean_batch(cfg, key, cfg.control.eval_batch)
-        return {"held_out_nll": loss(state.params, context, batch, key, state.step)[1]["nll"]}
+        batch = pretrain.clean_batch(cfg, key, train.eval_batch)
+        metrics = loss(state.params, context, batch, key, state.step)[1]
+        return {f"held_out_{name}": value for name, value in metrics.items()}
 
-    train = cfg.control
-    return loop.Stage(
-        "control", update, evaluate, train.steps, train.log_every, train.save_every, axes, ("nll", "held_out_nll")
-    )
+    headline = ("nll", "held_out_nll")
+    return loop.Stage("control", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
 
 def initial(cfg: Config) -> updates.TrainState:
     """The train state before the first update, leaves [S, ...]."""
     groups, rank, width = build.subgoals(cfg), cfg.control.rank, cfg.model.width
-    return common.initial_state(cfg, "control", lambda key: objectives.controller_init(key, groups, rank, width))
+
+    def init(key):
+        return {str(layer): objectives.controller_init(key, groups, rank, width) for layer in layers(cfg)}
+
+    return common.initial_state(cfg, "control", init)
 
 
-def success(cfg: Config, base: Any, controllers: Any, key: jax.Array, episodes: int):
-    """What the controlled base model achieves on the post-training tasks, subgoals switched by their ground truth."""
+def success(cfg: Config, base: Any, controllers: Any, layer: int, key: jax.Array, episodes: int):
+    """What the base model controlled at ``layer`` achieves on the post-training tasks, by the true subgoals."""
     env = build.post_env(cfg)
     control = steering.true_subgoal_control(controllers, cfg.env.subgoal_length)
-    actor = base_actor(env, build.base_model(cfg)[0], base, cfg.model.layer, control)
+    actor = base_actor(env, build.base_model(cfg)[0], base, layer, control)
     return steering.measure(lambda key: rollout(env, actor, key), key, episodes)
 
 
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
-    """Trains (or finishes training) and returns the stage's summary."""
+    """Trains (or finishes training) and returns the stage's summary: for each layer, numbers per row [S]."""
     base, digest = pretrain.load(cfg, workdir)
-    base, axis = build.spread(base, cfg.control.seeds)
-    context, axes = {"base": base}, {"base": axis}
+    base, axis = build.spread(base, cfg.control.rows)
+    context, axes = {"base": base, "vary": common.vary(cfg.control)}, {"base": axis, "vary": 0}
     parents = {"pretrain": digest}
     state = loop.run(stage(cfg, axes), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents=parents)
 
     def summarise():
         episodes = 16 * cfg.control.eval_batch
-        keys = jax.random.split(common.stage_key(cfg, "control summary"), cfg.control.seeds)
-        measure = jax.vmap(lambda b, p, key: success(cfg, b, p, key, episodes), (axis, 0, 0))
-        nll = common.rows(workdir / "control")[-1]["held_out_nll"]
-        return {"held_out_nll": quartiles(nll)} | {
-            name: quartiles(values) for name, values in jax.jit(measure)(base, state.params, keys).items()
-        }
+        keys = common.row_keys(cfg, cfg.control, "control summary")
+        last, result = common.rows(workdir / "control")[-1], {}
+        for layer in layers(cfg):
+            measure = jax.vmap(lambda b, p, key, at=layer: success(cfg, b, p, at, key, episodes), (axis, 0, 0))
+            scores = common.lists(jax.jit(measure)(base, state.params[str(layer)], keys))
+            result[str(layer)] = {"held_out_nll": last[f"held_out_nll_{layer}"]} | scores
+        return result
 
     return common.cached(workdir / "control" / "summary.json", checkpoints.leaf_digest(state), summarise)
 
 
 if __name__ == "__main__":
-    common.main(run)
+    common.main(run, builds_on=("pretrain",))

@@ -13,7 +13,6 @@ import jax
 from experiments import common, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import alignment
-from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import Config
 from internal_rl.learning import loop, objectives, updates
 
@@ -21,67 +20,108 @@ GATE = 0.8
 """Smallest F1 of hard switches against subgoal changes, with one step of tolerance."""
 
 
+def models(cfg: Config, params: Any, context: Any) -> tuple[Any, Any]:
+    """Base model and metacontroller: the base model is frozen context, or trained along and part of the parameters."""
+    if cfg.discover.base == "frozen":
+        return context["base"], params
+    return params["base"], params["controller"]
+
+
 def stage(cfg: Config, axes: Any) -> loop.Stage:
-    """The training stage; its context holds the frozen base model."""
-    loss = objectives.discovery(build.base_model(cfg)[0], build.metacontroller(cfg)[0], cfg.model.layer, cfg.discover)
-    update = updates.supervised(
-        loss, lambda key: pretrain.clean_batch(cfg, key, cfg.discover.batch), updates.optimiser(cfg.discover)
-    )
+    """The training stage; its context holds the base model unless that is trained along (co-training)."""
+    train = cfg.discover
+
+    def update(state, context):
+        section = common.row(train, context)
+        loss = objectives.discovery(build.base_model(cfg)[0], build.metacontroller(cfg)[0], cfg.model.layer, section)
+        if train.base != "frozen":
+            loss = objectives.trained_along(loss)
+        tx = updates.optimiser(section)
+        return updates.supervised(loss, lambda key: pretrain.clean_batch(cfg, key, train.batch), tx)(state, context)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
-        return held_out(cfg, state.params, context["base"], key, cfg.discover.eval_batch, state.step)
+        return held_out(cfg, *models(cfg, state.params, context), key, train.eval_batch, state.step)
 
-    train = cfg.discover
     headline = ("nll", "kl", "beta_change", "beta_away", "f1_tol1")
     return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
 
-def held_out(cfg: Config, params: Any, base: Any, key: jax.Array, batch: int, step: Any) -> dict[str, jax.Array]:
+def held_out(cfg: Config, base: Any, controller: Any, key: jax.Array, batch: int, step: Any) -> dict[str, jax.Array]:
     """NLL, KL and alignment scores on fresh trajectories, with the gate of an update."""
     batch_key, noise_key = jax.random.split(key)
     episodes = pretrain.clean_batch(cfg, batch_key, batch)
-    model_def, controller_def = build.base_model(cfg)[0], build.metacontroller(cfg)[0]
-    result = objectives.controlled(
-        model_def, controller_def, cfg.model.layer, cfg.discover, params, base, episodes, noise_key, step
-    )
+    result = unrolled(cfg, base, controller, episodes, noise_key, step)
     return {"held_out_nll": result.nll(episodes.alive), "held_out_kl": result.kl(episodes.alive)} | alignment.scores(
         result.beta, episodes.subgoal, episodes.alive
     )
 
 
-def initial(cfg: Config) -> updates.TrainState:
-    """The train state before the first update, leaves [S, ...]."""
-    return common.initial_state(cfg, "discover", build.metacontroller(cfg)[1])
+def unrolled(cfg: Config, base: Any, controller: Any, episodes: Any, key: jax.Array, step: Any):
+    """Expert episodes run through base model and metacontroller with the gate of update ``step``."""
+    model_def, controller_def = build.base_model(cfg)[0], build.metacontroller(cfg)[0]
+    return objectives.controlled(
+        model_def, controller_def, cfg.model.layer, cfg.discover, controller, base, episodes, key, step
+    )
 
 
-def load(cfg: Config, workdir: Path) -> tuple[Any, str]:
-    """The trained metacontrollers' parameters [S, ...] and the digest of their checkpoint."""
-    abstract = jax.eval_shape(lambda: initial(cfg))
+def parents(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """The stage's context, its axes and the digests of what it builds on."""
+    context, axes = {"vary": common.vary(cfg.discover)}, {"vary": 0}
+    if cfg.discover.base == "scratch":
+        return context, axes, {}
+    base, digest = pretrain.load(cfg, workdir)
+    base, axis = build.spread(base, cfg.discover.rows)
+    return context | {"base": base}, axes | {"base": axis}, {"pretrain": digest}
+
+
+def initial(cfg: Config, context: Any = None, axes: Any = None) -> updates.TrainState:
+    """The train state before the first update, leaves [S, ...]; the context holds the base models of ``pretrained``."""
+    init, base_init = build.metacontroller(cfg)[1], build.base_model(cfg)[1]
+    train = cfg.discover
+    keys = common.row_keys(cfg, train, "discover")
+    if train.base == "frozen":
+        return jax.vmap(common.starter(train, init))(keys)
+    if train.base == "scratch":
+        both = common.starter(
+            train, lambda key: {"controller": init(key), "base": base_init(jax.random.fold_in(key, 1))}
+        )
+        return jax.vmap(both)(keys)
+    both = common.starter(train, lambda key, base: {"controller": init(key), "base": base})
+    return jax.vmap(both, (0, axes["base"]))(keys, context["base"])
+
+
+def load(cfg: Config, workdir: Path) -> tuple[Any, Any, dict[str, str]]:
+    """Base models [P, ...] and trained metacontrollers [S, ...] that belong together, and the digests behind them."""
+    context, axes, digests = parents(cfg, workdir)
+    abstract = jax.eval_shape(lambda: initial(cfg, context, axes))
     state, digest = checkpoints.load_final(workdir, "discover", abstract, cfg.discover.steps)
-    return state.params, digest
+    base = pretrain.load(cfg, workdir)[0] if cfg.discover.base == "frozen" else state.params["base"]
+    return base, models(cfg, state.params, {"base": None})[1], digests | {"discover": digest}
 
 
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
-    """Trains (or finishes training) and returns the stage's summary."""
-    base, parent = pretrain.load(cfg, workdir)
-    base, axis = build.spread(base, cfg.discover.seeds)
+    """Trains (or finishes training) and returns the stage's summary: numbers per row [S]."""
+    context, axes, digests = parents(cfg, workdir)
     state = loop.run(
-        stage(cfg, {"base": axis}),
-        lambda: initial(cfg),
-        {"base": base},
+        stage(cfg, axes),
+        lambda: initial(cfg, context, axes),
+        context,
         workdir=workdir,
         config=cfg,
-        parents={"pretrain": parent},
+        parents=digests,
     )
 
     def summarise():
         key, episodes = common.stage_key(cfg, "discover summary"), 8 * cfg.discover.eval_batch
-        measure = jax.vmap(lambda p, b: held_out(cfg, p, b, key, episodes, cfg.discover.steps), (0, axis))
-        return {name: quartiles(values) for name, values in jax.jit(measure)(state.params, base).items()}
+
+        def measure(params, context):
+            return held_out(cfg, *models(cfg, params, context), key, episodes, cfg.discover.steps)
+
+        return common.lists(jax.jit(jax.vmap(measure, (0, axes)))(state.params, context))
 
     return common.cached(workdir / "discover" / "summary.json", checkpoints.leaf_digest(state), summarise)
 
 
 if __name__ == "__main__":
-    common.main(run)
+    common.main(run, builds_on=("pretrain",))

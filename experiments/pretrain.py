@@ -6,6 +6,7 @@ python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from flax import nnx
 from experiments import common
 from internal_rl import build, checkpoints, data
 from internal_rl.analysis import bayes
-from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import Config
 from internal_rl.experts import shortest_path
 from internal_rl.learning import loop, objectives, updates
@@ -39,21 +39,25 @@ def clean_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
 
 
 def stage(cfg: Config) -> loop.Stage:
-    """The training stage; its context is the Bayes predictor's log-prior over tasks."""
+    """The training stage; its context holds the Bayes predictor's log-prior over tasks."""
     model_def, _ = build.base_model(cfg)
-    update = updates.supervised(
-        objectives.prediction(model_def, cfg.pretrain.obs_coef),
-        lambda key: expert_batch(cfg, key, cfg.pretrain.batch),
-        updates.optimiser(cfg.pretrain),
-    )
 
-    def evaluate(state, log_prior_Q):
+    def update(state, context):
+        train = common.row(cfg.pretrain, context)
+        loss = objectives.prediction(model_def, train.obs_coef)
+        sample = functools.partial(expert_batch, cfg, batch=train.batch)
+        return updates.supervised(loss, sample, updates.optimiser(train))(state, context)
+
+    def evaluate(state, context):
         key = common.evaluation_key(state)
-        return compare(cfg, model_def, state.params, log_prior_Q, key, cfg.pretrain.eval_batch)
+        return compare(cfg, model_def, state.params, context["log_prior"], key, cfg.pretrain.eval_batch)
 
     train = cfg.pretrain
-    headline = ("nll", "held_out_nll", "bayes_nll", "gap")
-    return loop.Stage("pretrain", update, evaluate, train.steps, train.log_every, train.save_every, headline=headline)
+    return loop.Stage(
+        "pretrain", update, evaluate, train.steps, train.log_every, train.save_every,
+        context_axes={"vary": 0, "log_prior": None}, headline=("nll", "held_out_nll", "bayes_nll", "gap"),
+        keep=train.snapshots,
+    )  # fmt: skip
 
 
 def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, log_prior_Q: jax.Array, key: jax.Array, batch: int):
@@ -79,9 +83,12 @@ def initial(cfg: Config) -> updates.TrainState:
 
 
 def load(cfg: Config, workdir: Path) -> tuple[Any, str]:
-    """The trained base models' parameters [S, ...] and the digest of their checkpoint."""
+    """The trained base models' parameters [S, ...], after ``cfg.snapshot`` updates, and their checkpoint's digest."""
     abstract = jax.eval_shape(lambda: initial(cfg))
-    state, digest = checkpoints.load_final(workdir, "pretrain", abstract, cfg.pretrain.steps)
+    if cfg.snapshot:
+        state, digest = checkpoints.load_snapshot(workdir, "pretrain", abstract, cfg.snapshot)
+    else:
+        state, digest = checkpoints.load_final(workdir, "pretrain", abstract, cfg.pretrain.steps)
     return state.params, digest
 
 
@@ -100,20 +107,32 @@ def solvable(cfg: Config) -> dict[str, Any]:
     }
 
 
+def shares_of(cfg: Config, workdir: Path) -> dict[str, Any]:
+    """:func:`solvable`, computed once a workdir."""
+    return common.cached(workdir / "solvable.json", "", lambda: solvable(cfg))
+
+
+def log_prior(shares: dict[str, Any]) -> jax.Array:
+    """The Bayes predictor's log-weight of each task, [Q].
+
+    Tasks that are accepted less often weigh more in a layout that solves them: the data's task mix is uniform.
+    """
+    return -jnp.log(jnp.maximum(jnp.array(shares["accepted_by_task"]), 1e-6))
+
+
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary."""
-    shares = common.cached(workdir / "solvable.json", "", lambda: solvable(cfg))
-    # Tasks that are accepted less often weigh more in a layout that solves them: the data's task mix is uniform.
-    log_prior_Q = -jnp.log(jnp.maximum(jnp.array(shares["accepted_by_task"]), 1e-6))
-    loop.run(stage(cfg), lambda: initial(cfg), log_prior_Q, workdir=workdir, config=cfg, parents={})
+    shares = shares_of(cfg, workdir)
+    context = {"vary": common.vary(cfg.pretrain), "log_prior": log_prior(shares)}
+    loop.run(stage(cfg), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents={})
     params, digest = load(cfg, workdir)
 
     def summarise():
         model_def, _ = build.base_model(cfg)
         key = common.stage_key(cfg, "pretrain summary")
         batch = 16 * cfg.pretrain.eval_batch
-        scores = jax.jit(jax.vmap(lambda p: compare(cfg, model_def, p, log_prior_Q, key, batch)))(params)
-        return {name: quartiles(values) for name, values in scores.items()}
+        scores = jax.jit(jax.vmap(lambda p: compare(cfg, model_def, p, context["log_prior"], key, batch)))(params)
+        return common.lists(scores)
 
     return common.cached(workdir / "pretrain" / "summary.json", digest, summarise) | {"solvable_share": shares}
 

@@ -17,7 +17,6 @@ from experiments import common, discover, pretrain, reinforce
 from internal_rl import build, checkpoints, config, plots
 from internal_rl import report as page
 from internal_rl.envs import render
-from internal_rl.learning import objectives
 from internal_rl.learning.rollout import Actor, code_actor
 
 EXAMPLES = 5
@@ -37,14 +36,10 @@ def stamp(cfg: config.Config, seeds: int, what: str) -> str:
 def switch_examples(cfg: config.Config, controller: Any, base: Any) -> list[dict[str, np.ndarray]]:
     """beta and true subgoals along fresh expert trajectories, for one metacontroller."""
     key, noise_key = jax.random.split(common.stage_key(cfg, "examples"))
-    model_def, controller_def = build.base_model(cfg)[0], build.metacontroller(cfg)[0]
-    train = cfg.discover
 
     def run(controller, base):
         batch = pretrain.clean_batch(cfg, key, EXAMPLES)
-        result = objectives.controlled(
-            model_def, controller_def, cfg.model.layer, train, controller, base, batch, noise_key, train.steps
-        )
+        result = discover.unrolled(cfg, base, controller, batch, noise_key, cfg.discover.steps)
         return {"beta": result.beta, "subgoal": batch.subgoal, "alive": batch.alive}
 
     columns = jax.device_get(jax.jit(run)(controller, base))
@@ -119,11 +114,9 @@ def curves(cfg: config.Config, workdir: Path) -> dict[str, dict[str, Any]]:
 
 def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple[list[page.Card], list[page.Card]]:
     """The report's animations and figures."""
-    base, _ = pretrain.load(cfg, workdir)
-    controller, _ = discover.load(cfg, workdir)
-    state, _ = checkpoints.load_final(
-        workdir, "reinforce", jax.eval_shape(lambda: reinforce.initial_policy(cfg)), cfg.reinforce.steps
-    )
+    base, controller, _ = discover.load(cfg, workdir)
+    abstract = jax.eval_shape(lambda: reinforce.initial(cfg))
+    state, _ = checkpoints.load_final(workdir, "reinforce", abstract, cfg.reinforce.steps)
     last = common.rows(workdir / "reinforce")[-1]["success"]
     seed = int(np.argsort(last)[len(last) // 2])
     picked = [

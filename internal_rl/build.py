@@ -13,6 +13,7 @@ from internal_rl.config import Config
 from internal_rl.envs import gridworld
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
+from internal_rl.models.compile import Compile
 from internal_rl.models.metacontroller import Metacontroller, hard_gate
 from internal_rl.models.policy import Policy
 from internal_rl.models.sequence_model import SequenceModel
@@ -60,16 +61,34 @@ def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     return _functional(lambda rngs: Metacontroller(cfg.discover, cfg.model.width, rngs))
 
 
+def compile_module(cfg: Config) -> tuple[nnx.GraphDef, Init]:
+    """CompILE's module, in the place of the metacontroller."""
+    env = pretrain_env(cfg)
+    return _functional(lambda rngs: Compile(cfg.compile, env.observation_size, cfg.model.width, rngs))
+
+
+def controller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
+    """What decodes the codes of internal RL: the metacontroller or CompILE's module."""
+    return compile_module(cfg) if cfg.reinforce.controller == "compile" else metacontroller(cfg)
+
+
 def policy(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     """The code-space policy."""
     rl = cfg.reinforce
-    return _functional(lambda rngs: Policy(cfg.model.width, rl.policy_width, rl.policy_heads, cfg.discover.code, rngs))
+    code = cfg.compile.code if rl.controller == "compile" else cfg.discover.code
+    return _functional(lambda rngs: Policy(cfg.model.width, rl.policy_width, rl.policy_heads, code, rngs))
 
 
-def latent_env(cfg: Config, base: Any, controller: Any) -> LatentEnv:
+def latent_env(cfg: Config, base: Any, params: Any) -> LatentEnv:
     """The post-training environment seen through a base model and a metacontroller (unbatched parameters)."""
-    gate = hard_gate(0.0 if cfg.discover.gate == "forced" else cfg.reinforce.threshold)
-    return LatentEnv(base, controller, post_env(cfg), base_model(cfg)[0], metacontroller(cfg)[0], cfg.model.layer, gate)
+    forced = cfg.discover.gate == "forced" and cfg.reinforce.controller == "metacontroller"
+    gate = hard_gate(0.0 if forced else cfg.reinforce.threshold)
+    return LatentEnv(base, params, post_env(cfg), base_model(cfg)[0], controller(cfg)[0], cfg.model.layer, gate)
+
+
+def decoder(cfg: Config, params: Any) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """``f_hyp`` of a metacontroller: a code [n_z] to A [R, D] and B [D, R]."""
+    return nnx.merge(controller(cfg)[0], params).factors
 
 
 def spread(tree: Any, seeds: int) -> tuple[Any, int | None]:

@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ class Checkpoints:
     A pytree saved here has only ``jax.Array`` leaves (typed PRNG keys included), each wholly on this process's devices.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]):
-        """Names the folder; nothing is created before the first :meth:`save`."""
+    def __init__(self, directory: str | os.PathLike[str], keep: Collection[int] = ()):
+        """Names the folder; nothing is created before the first :meth:`save`. Steps in ``keep`` are never dropped."""
         self.directory = Path(directory).absolute()
+        self._keep = frozenset(keep)
         self._unsound: list[int] = []
 
     def steps(self) -> list[int]:
@@ -50,7 +51,7 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
     def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
-        """Writes one step, waits until it is on disk and drops all but the newest ``KEEP``.
+        """Writes one step, waits until it is on disk and drops all but the newest ``KEEP`` and those to keep.
 
         Args:
           step: the number of updates behind ``state``.
@@ -69,7 +70,7 @@ class Checkpoints:
             for leftover in self.directory.glob(_TEMPORARY):
                 shutil.rmtree(leftover)
             ocp.save(self.directory / str(step), state, custom_metadata={**metadata, **added})
-            for old in self.steps()[:-KEEP]:
+            for old in set(self.steps()[:-KEEP]) - self._keep:
                 shutil.rmtree(self.directory / str(old))
         except Exception as error:  # whatever Orbax raises, the run must stop and say where
             raise CheckpointError(f"Writing checkpoint {step} in {self.directory} failed: {_reason(error)}.") from error
@@ -108,6 +109,21 @@ class Checkpoints:
             raise CheckpointError(f"No checkpoint in {self.directory} can be used ({why}).")
         return None
 
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Reads one step, ``(state, metadata)``; arguments as in :meth:`restore_latest`.
+
+        Raises:
+          CheckpointError: if the step is absent or unreadable.
+        """
+        if step not in self.steps():
+            raise CheckpointError(f"There is no checkpoint {step} in {self.directory}, only {self.steps()}.")
+        try:
+            return self._read(step, abstract_state)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file may raise anything
+            raise CheckpointError(f"Checkpoint {step} in {self.directory} is unsound ({_reason(error)}).") from error
+
     def _read(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         path = self.directory / str(step)
         with _quiet():
@@ -129,9 +145,9 @@ class Checkpoints:
         self._unsound = []
 
 
-def stage_checkpoints(workdir: str | os.PathLike[str], stage: str) -> Checkpoints:
+def stage_checkpoints(workdir: str | os.PathLike[str], stage: str, keep: Collection[int] = ()) -> Checkpoints:
     """The checkpoints of one stage of a run."""
-    return Checkpoints(Path(workdir) / stage / "checkpoints")
+    return Checkpoints(Path(workdir) / stage / "checkpoints", keep)
 
 
 def load_final(workdir: str | os.PathLike[str], stage: str, abstract_state: Any, steps: int) -> tuple[Any, str]:
@@ -155,6 +171,12 @@ def load_final(workdir: str | os.PathLike[str], stage: str, abstract_state: Any,
     state, step, metadata = found
     if step != steps:
         raise CheckpointError(f"Stage {stage} in {workdir} stands at update {step} of {steps}; finish it first.")
+    return state, metadata["digest"]
+
+
+def load_snapshot(workdir: str | os.PathLike[str], stage: str, abstract_state: Any, step: int) -> tuple[Any, str]:
+    """Reads a stage as it was after ``step`` updates; else as :func:`load_final`."""
+    state, metadata = stage_checkpoints(workdir, stage).restore(step, abstract_state)
     return state, metadata["digest"]
 
 
@@ -193,7 +215,7 @@ def provenance() -> dict[str, Any]:
     """What made a result: git revision (``unknown`` outside a checkout), versions, device kind and processor count."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     return {
-        "git": _git_revision(Path(__file__).resolve().parents[1]),
+        "git": git_revision(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "device": jax.devices()[0].device_kind,
         "cpus": os.cpu_count(),
@@ -207,7 +229,11 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _git_revision(root: Path) -> str:
+@functools.cache
+def git_revision() -> str:
+    """The commit of this checkout, with ``+dirty`` for one that was changed; ``unknown`` outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import types
@@ -18,7 +19,10 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """gridworld-pinpad (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``."""
+    """gridworld-pinpad (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``.
+
+    ``moves`` is the number of actions: the paper's four, then up to four diagonal ones.
+    """
 
     size: int = 7
     colours: int = 8
@@ -26,6 +30,7 @@ class EnvConfig:
     horizon: int = 100
     observation: Literal["absolute", "egocentric"] = "absolute"
     subgoal_length: int = 2
+    moves: int = 4
     pretrain_tasks: tuple[tuple[int, ...], ...] = ()
     post_tasks: tuple[tuple[int, ...], ...] = ()
 
@@ -66,6 +71,9 @@ class TrainConfig:
     AdamW (at 0.3 ``lr``); a small base model on a small budget needs it to come near the Bayes reference.
     ``schedule`` is applied after ``warmup`` linear steps; ``grad_clip`` 0 means off. ``log_every`` updates form one
     compiled chunk; an evaluation on ``eval_batch`` fresh episodes ends each chunk.
+
+    ``vary`` sweeps float fields of the section inside one program, ``((field, values), ...)``: every combination is
+    trained with every seed.
     """
 
     seeds: int = 1
@@ -81,20 +89,39 @@ class TrainConfig:
     log_every: int = 1
     save_every: int = 1
     eval_batch: int = 256
+    vary: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Length of the seeds axis, S: every seed with every combination of ``vary``."""
+        return self.seeds * math.prod(len(values) for _, values in self.vary)
+
+    def varied(self) -> dict[str, tuple[float, ...]]:
+        """Values of each varied field on the seeds axis: row r has seed ``r % seeds``, combination ``r // seeds``."""
+        combinations = itertools.product(*(values for _, values in self.vary))
+        rows = [combination for combination in combinations for _ in range(self.seeds)]
+        return {name: column for (name, _), column in zip(self.vary, zip(*rows, strict=True), strict=True)}
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig(TrainConfig):
-    """Base-model pretraining (Eq. 5, Table A4); ``obs_coef`` is lambda."""
+    """Base-model pretraining (Eq. 5, Table A4); ``obs_coef`` is lambda. States at ``snapshots`` updates are kept."""
 
     obs_coef: float = 0.01
+    snapshots: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig(TrainConfig):
+    """Linear probes of the subgoal at every layer (C.2, Table A6)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlConfig(TrainConfig):
-    """Ground-truth controllers (C.3, Table A7)."""
+    """Ground-truth controllers (C.3, Table A7) at each of ``layers``; none means ``model.layer``."""
 
     rank: int = 16
+    layers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +133,11 @@ class DiscoverConfig(TrainConfig):
     (``forced``) or relaxed with Gumbel noise (``gumbel``, temperature ``gumbel_temperature``). ``log_std_init`` is
     where the posterior's log standard deviation starts: below 0, codes start almost noiseless and are worth using.
     For the first ``hold`` updates beta is the constant ``hold_beta`` (not where ``forced``), so that codes have to last
-    before the switch learns when to renew them; its bias starts at ``switch_bias``.
+    before the switch learns when to renew them; its bias starts at ``switch_bias``. ``base`` is what happens to the
+    base model: ``frozen``, or trained along on the same loss, from ``scratch`` or from the ``pretrained`` parameters.
     """
 
+    base: Literal["frozen", "scratch", "pretrained"] = "frozen"
     alpha: float = 0.17
     alpha_start: float = 0.0
     ramp_begin: int = 0
@@ -131,8 +160,37 @@ class DiscoverConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class CompileConfig(TrainConfig):
+    """CompILE (Kipf et al. 2019; Tables A11, A12), with the base model trained along.
+
+    At most ``segments``, each with a Poisson number of steps around ``poisson_rate``; boundaries are Gumbel-softmax
+    samples at ``temperature``. ``kl_codes`` and ``kl_boundaries`` weigh the KLs. The encoder has the shape of the base
+    model's first half; its heads have ``hidden`` units.
+    """
+
+    segments: int = 4
+    temperature: float = 1.0
+    poisson_rate: float = 10.0
+    kl_codes: float = 0.1
+    kl_boundaries: float = 0.1
+    code: int = 8
+    hidden: int = 32
+    hyper_hidden: int = 32
+    rank: int = 16
+    log_std_init: float = 0.0
+    encoder_width: int = 256
+    encoder_heads: int = 4
+    encoder_layers: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
 class ReinforceConfig(TrainConfig):
-    """Policy-gradient fine-tuning (Eq. 10, Table A13), in code space and on raw actions. ``batch`` counts episodes."""
+    """Policy-gradient fine-tuning (Eq. 10, Table A13), in code space and on raw actions. ``batch`` counts episodes.
+
+    ``controller`` decodes the codes: the metacontroller of ``discover`` or the module of ``compile``.
+    """
+
+    controller: Literal["metacontroller", "compile"] = "metacontroller"
 
     clip: float = 0.2
     epochs: int = 1
@@ -145,17 +203,23 @@ class ReinforceConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run: every stage's section and the root seed."""
+    """One run: every stage's section and the root seed.
+
+    ``snapshot`` is the number of updates of the base model that the other stages build on; 0 means all of them.
+    """
 
     name: str = "gridworld"
     preset: str = "paper"
     seed: int = 0
+    snapshot: int = 0
     env: EnvConfig = EnvConfig()
     expert: ExpertConfig = ExpertConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    probe: ProbeConfig = ProbeConfig()
     control: ControlConfig = ControlConfig()
     discover: DiscoverConfig = DiscoverConfig()
+    compile: CompileConfig = CompileConfig()
     reinforce: ReinforceConfig = ReinforceConfig()
 
 
@@ -226,7 +290,8 @@ _POSITIVE = {
     "size", "colours", "subgoal_length", "width", "depth", "heads", "head_width", "mlp", "buckets",
     "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
     "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "rank", "epochs",
-    "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature",
+    "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
+    "poisson_rate", "hidden", "encoder_width", "encoder_heads", "encoder_layers",
 }  # fmt: skip
 
 
@@ -252,6 +317,8 @@ def _check_env(env: EnvConfig) -> None:
         raise ConfigError("env.horizon is 0; expected > 0.")
     if env.size > 31:
         raise ConfigError(f"env.size is {env.size}; expected at most 31.")
+    if not 4 <= env.moves <= 8:
+        raise ConfigError(f"env.moves is {env.moves}; expected 4 to 8.")
     if env.colours + env.walls + 1 > cells:
         raise ConfigError(
             f"env.colours is {env.colours} and env.walls is {env.walls}; expected colours + walls + 1 "
@@ -293,22 +360,25 @@ def _check_stages(config: Config) -> None:
         raise ConfigError(
             f"expert.horizon is {config.expert.horizon}; expected at most env.horizon = {config.env.horizon}."
         )
-    for name in ("pretrain", "control", "discover", "reinforce"):
-        stage = getattr(config, name)
-        if any(not 0 <= beta < 1 for beta in stage.betas):
-            raise ConfigError(f"{name}.betas is {stage.betas}; expected numbers in [0, 1).")
-        if stage.steps % stage.log_every:
-            raise ConfigError(f"{name}.steps is {stage.steps}; expected a multiple of log_every = {stage.log_every}.")
-        if stage.save_every % stage.log_every:
+    for name in ("pretrain", "probe", "control", "discover", "compile", "reinforce"):
+        _check_train(name, getattr(config, name))
+    for name in ("probe", "control", "discover", "compile", "reinforce"):
+        if getattr(config, name).seeds % config.pretrain.rows:
             raise ConfigError(
-                f"{name}.save_every is {stage.save_every}; expected a multiple of log_every = {stage.log_every}."
+                f"{name}.seeds is {getattr(config, name).seeds}; expected a multiple of {config.pretrain.rows}, the "
+                "number of base models."
             )
-    for name in ("control", "discover", "reinforce"):
-        if getattr(config, name).seeds % config.pretrain.seeds:
+    for snapshot in config.pretrain.snapshots:
+        if not 0 < snapshot <= config.pretrain.steps or snapshot % config.pretrain.save_every:
             raise ConfigError(
-                f"{name}.seeds is {getattr(config, name).seeds}; expected a multiple of pretrain.seeds = "
-                f"{config.pretrain.seeds}, the number of base models."
+                f"pretrain.snapshots has {snapshot}; expected multiples of pretrain.save_every = "
+                f"{config.pretrain.save_every} up to pretrain.steps = {config.pretrain.steps}."
             )
+    if config.snapshot and config.snapshot not in config.pretrain.snapshots:
+        raise ConfigError(f"snapshot is {config.snapshot}; expected 0 or one of {config.pretrain.snapshots}.")
+    for layer in config.control.layers:
+        if not 0 <= layer <= config.model.depth:
+            raise ConfigError(f"control.layers has {layer}; expected 0 to model.depth = {config.model.depth}.")
     if config.discover.hold_beta > 1:
         raise ConfigError(f"discover.hold_beta is {config.discover.hold_beta}; expected a number in [0, 1].")
     if config.discover.hold >= config.discover.steps:
@@ -317,9 +387,15 @@ def _check_stages(config: Config) -> None:
             "or the switch is never trained."
         )
     rl = config.reinforce
-    if rl.seeds % config.discover.seeds:
+    controllers = config.compile.rows if rl.controller == "compile" else config.discover.rows
+    if rl.seeds % controllers:
         raise ConfigError(
-            f"reinforce.seeds is {rl.seeds}; expected a multiple of discover.seeds = {config.discover.seeds}."
+            f"reinforce.seeds is {rl.seeds}; expected a multiple of {controllers}, the number of metacontrollers."
+        )
+    if config.compile.encoder_width % config.compile.encoder_heads:
+        raise ConfigError(
+            f"compile.encoder_width is {config.compile.encoder_width}; expected a multiple of encoder_heads = "
+            f"{config.compile.encoder_heads}."
         )
     if rl.batch % rl.minibatches:
         raise ConfigError(f"reinforce.batch is {rl.batch}; expected a multiple of minibatches = {rl.minibatches}.")
@@ -329,3 +405,26 @@ def _check_stages(config: Config) -> None:
         )
     if rl.threshold >= 1:
         raise ConfigError(f"reinforce.threshold is {rl.threshold}; expected a number in [0, 1).")
+
+
+VARIABLE = ("lr", "weight_decay", "raw_lr", "alpha", "obs_coef", "kl_codes", "kl_boundaries")
+"""Fields that only scale something inside a compiled program, so that ``vary`` can give each row its own."""
+
+
+def _check_train(name: str, train: TrainConfig) -> None:
+    if any(not 0 <= beta < 1 for beta in train.betas):
+        raise ConfigError(f"{name}.betas is {train.betas}; expected numbers in [0, 1).")
+    if train.steps % train.log_every:
+        raise ConfigError(f"{name}.steps is {train.steps}; expected a multiple of log_every = {train.log_every}.")
+    if train.save_every % train.log_every:
+        raise ConfigError(
+            f"{name}.save_every is {train.save_every}; expected a multiple of log_every = {train.log_every}."
+        )
+    fields = [field.name for field in dataclasses.fields(train) if field.name in VARIABLE]
+    for field, values in train.vary:
+        if field not in fields or not values:
+            raise ConfigError(f"{name}.vary has {(field, values)}; expected one of {fields} with its values.")
+        for value in values:
+            _check_ranges(dataclasses.replace(train, **{field: value}, vary=()), f"{name}.")
+    if len({field for field, _ in train.vary}) < len(train.vary):
+        raise ConfigError(f"{name}.vary is {train.vary}; expected each field once.")

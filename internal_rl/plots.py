@@ -1,72 +1,22 @@
-"""Figures in one style. Every function returns a Matplotlib ``Figure``; ``png`` turns it into bytes.
-
-Figures are made without pyplot: no global state, no display, nothing to close.
-"""
+"""Figures of a run: losses, switches, success. Every function returns a Matplotlib ``Figure`` in the house style."""
 
 from __future__ import annotations
 
-import functools
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from internal_rl.charts import GREY, INK, LINES, MARKS, band, log_axis, panels_of, png, styled
 from internal_rl.envs.render import PALETTE
 
-INK, GREY = "#17181c", "#6b7280"
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Line colours in order of use (Okabe and Ito): dark enough for thin lines on white."""
-MARKS = ("o", "s", "^", "D", "v", "P")
-
-STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e5e7eb",
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-}
+__all__ = ["loss_curves", "png", "success_curves", "switches"]
 
 
-def _styled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a function in the house style, which titles and legends read when they are made."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with matplotlib.rc_context(STYLE):
-            return function(*args, **kwargs)
-
-    return wrapped
-
-
-@_styled
-def png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as the bytes of a PNG file."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
-    return out.getvalue()
-
-
-@_styled
+@styled
 def loss_curves(
     rows_by_stage: Mapping[str, Sequence[Mapping[str, Any]]],
     references: Mapping[str, Mapping[str, float]] | None = None,
@@ -90,7 +40,7 @@ def loss_curves(
         raise ValueError("rows_by_stage is empty; expected at least one stage.")
     columns = len(rows_by_stage) if len(rows_by_stage) <= 3 else 2
     lines = -(-len(rows_by_stage) // columns)
-    figure, panels = _panels(lines, columns, (max(9.2 / columns, 3.4) * columns, 2.9 * lines), stamp)
+    figure, panels = panels_of(lines, columns, (max(9.2 / columns, 3.4) * columns, 2.9 * lines), stamp)
     for axes, (stage, rows) in zip(panels, rows_by_stage.items(), strict=False):
         present = [name for name in metrics if any(name in row for row in rows)]
         if not present:
@@ -98,7 +48,7 @@ def loss_curves(
         for i, name in enumerate(present):
             chosen = [row for row in rows if name in row]
             values_NS = np.array([np.atleast_1d(np.asarray(row[name], float)) for row in chosen])
-            _band(axes, [row["step"] for row in chosen], values_NS, LINES[i], name)
+            band(axes, [row["step"] for row in chosen], values_NS, LINES[i], name)
         for i, (label, level) in enumerate((references or {}).get(stage, {}).items()):
             axes.axhline(level, color=INK, lw=1.1, ls=("--", ":", "-.")[i % 3], label=f"{label} {level:.3f}")
         axes.set(title=stage, xlabel="update", ylabel="nats per step")
@@ -113,7 +63,7 @@ def loss_curves(
     return figure
 
 
-@_styled
+@styled
 def switches(examples: Sequence[Mapping[str, Any]], *, names: Sequence[str] | None = None, stamp: str = "") -> Figure:
     """The switch against the true subgoals, one panel a trajectory, as Fig. A3.
 
@@ -127,7 +77,7 @@ def switches(examples: Sequence[Mapping[str, Any]], *, names: Sequence[str] | No
     """
     if not examples or not all(np.any(example["alive"]) for example in examples):
         raise ValueError("expected at least one example, each with a step alive.")
-    figure, panels = _panels(len(examples), 1, (8.6, 0.75 + 1.15 * len(examples)), stamp, sharex=True)
+    figure, panels = panels_of(len(examples), 1, (8.6, 0.75 + 1.15 * len(examples)), stamp, sharex=True)
     for axes, example in zip(panels, examples, strict=True):
         alive = np.asarray(example["alive"], bool)
         _switch_panel(axes, np.asarray(example["beta"], float)[alive], np.asarray(example["subgoal"])[alive], names)
@@ -158,7 +108,7 @@ def _switch_panel(axes: Axes, beta: np.ndarray, subgoal: np.ndarray, names: Sequ
     axes.grid(False)
 
 
-@_styled
+@styled
 def success_curves(
     curves: Mapping[str, Mapping[str, Any]],
     ceiling: float | None,
@@ -187,10 +137,10 @@ def success_curves(
             f"scale is {scale!r}, curves {list(curves)}; expected 'linear' or 'log' and at least one curve."
         )
     curves = {name: _curve(name, curve) for name, curve in curves.items()}
-    figure, (axes,) = _panels(1, 1, (6.6, 4.1), stamp)
-    floor = _log_axis(axes, resolution or min(map(_resolution, curves.values()))) if scale == "log" else 0.0
+    figure, (axes,) = panels_of(1, 1, (6.6, 4.1), stamp)
+    floor = log_axis(axes, resolution or min(map(_resolution, curves.values()))) if scale == "log" else 0.0
     for i, (name, (episodes, success_NS)) in enumerate(curves.items()):
-        _band(axes, episodes, success_NS, LINES[i % len(LINES)], name, floor, MARKS[i % len(MARKS)])
+        band(axes, episodes, success_NS, LINES[i % len(LINES)], name, floor, MARKS[i % len(MARKS)])
     if ceiling is not None:
         axes.axhline(ceiling, color=INK, lw=1.1, ls="--", label=f"solvable layouts {ceiling:.2f}")
     if scale == "linear":
@@ -213,51 +163,3 @@ def _resolution(curve: tuple[np.ndarray, np.ndarray]) -> float:
     episodes = curve[0]
     gaps = np.diff(episodes) if len(episodes) > 1 else episodes
     return 1.0 / max(float(np.min(gaps)), 1.0)
-
-
-def _log_axis(axes: Axes, resolution: float) -> float:
-    """Makes the y-axis logarithmic with a place for zero; returns that place."""
-    floor = resolution / 3
-    axes.set_yscale("log")
-    axes.set_ylim(floor / 1.6, 1.6)
-    axes.axhspan(floor / 1.6, resolution / 1.7, color="#f1f2f4", lw=0)
-    decades = 10.0 ** np.arange(np.ceil(np.log10(resolution)), 1)
-    axes.set_yticks([floor, *decades], ["0", *(f"{d:g}" for d in decades)])
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
-    note = f"open marks at 0: no success; the least a point can show is {resolution:.1g}"
-    axes.set_title(note, fontsize=8, color=GREY, fontweight="normal", loc="left")
-    return floor
-
-
-def _band(
-    axes: Axes,
-    x: Sequence[float],
-    values_NS: np.ndarray,
-    colour: str,
-    label: str,
-    floor: float = 0.0,
-    mark: str = "",
-) -> None:
-    """Median line and quartile band over seeds, ``values_NS`` [N, S]; with a floor, zeros lie on it as open marks."""
-    values_NS = np.where(np.isfinite(values_NS), values_NS, np.nan)
-    known = ~np.all(np.isnan(values_NS), axis=1)
-    x, quartiles = np.asarray(x, float)[known], np.nanquantile(values_NS[known], [0.25, 0.5, 0.75], axis=1)
-    low, median, high = np.maximum(quartiles, floor) if floor else quartiles
-    axes.plot(x, median, color=colour, label=label, marker=mark if len(x) <= 2 else "")
-    if values_NS.shape[1] > 1:
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
-    if floor:
-        zero = quartiles[1] == 0
-        thin = x[zero][:: max(1, int(np.sum(zero)) // 25)]
-        axes.plot(thin, np.full(len(thin), floor), ls="none", marker=mark, ms=4.5, mfc="white", mec=colour)
-
-
-def _panels(
-    lines: int, columns: int, size: tuple[float, float], stamp: str, sharex: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure with ``lines * columns`` axes and a footer."""
-    figure = Figure(figsize=size)
-    panels = figure.subplots(lines, columns, squeeze=False, sharex=sharex).ravel().tolist()
-    if stamp:
-        figure.supxlabel(stamp, fontsize=7, color=GREY, x=0.995, ha="right")
-    return figure, panels

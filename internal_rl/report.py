@@ -5,40 +5,15 @@ Every verdict is computed here from the measured numbers; a number that is missi
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import html
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_HEAD = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>{title}</title>"""
-
-_STYLE = Path(__file__).with_suffix(".css")
-
-UNIFORM_NLL = math.log(4)
-"""Nats per step of guessing uniformly among the grid's four actions."""
-
-REACHED, MISSED, UNKNOWN = "reached", "missed", "not measured"
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """A figure of the report: ``figure`` holds the bytes of a PNG or GIF, ``caption`` and ``verdict`` are plain text.
-
-    ``caption`` says what is drawn, ``verdict`` what it shows in this run.
-    """
-
-    title: str
-    caption: str
-    figure: bytes
-    verdict: str = ""
+from internal_rl import page
+from internal_rl.page import MISSED, REACHED, UNKNOWN, Card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,20 +63,8 @@ def write(
     Raises:
       ValueError: if a card's figure is neither PNG nor GIF.
     """
-    body = [
-        f"<header><p class='kicker'>{_esc(_title(provenance))}</p><h1>{_esc(headline(results))}</h1></header>",
-        _table_html(rows(results)),
-        *(_card_html(card) for card in [*animations, *figures]),
-        _provenance_html({**provenance, **_wall(results)}),
-    ]
-    style = f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>"
-    page = "\n".join([_HEAD.format(title=_esc(_title(provenance))), style, "<main>", *body, "</main></html>\n"])
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
-    return path
+    sections = [_table_html(rows(results)), *(page.card_html(card) for card in [*animations, *figures])]
+    return page.write(path, headline=headline(results), sections=sections, provenance={**provenance, **_wall(results)})
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -122,15 +85,13 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     """The table of results with targets and verdicts.
 
     Args:
-      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``solvable_share`` (of post-training
-        layouts), ``solvable_share_pretrain``,
+      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``bayes_gap``, ``solvable_share`` (of
+        post-training layouts), ``solvable_share_pretrain``,
         ``ground_truth_control.success``, ``alignment_f1_tol1``, ``{internal_rl,raw_rl}.{initial,final}_success``. Each
         is a number or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """
     ceiling = _value(results, "solvable_share")
     internal = _value(results, "internal_rl.final_success")
-    base, bayes = _value(results, "base_nll"), _value(results, "bayes_nll")
-    gap = None if base is None or bayes is None else (base - bayes) / (UNIFORM_NLL - bayes)
     plain = [
         ("Base model, NLL (nats per step)", "base_nll"),
         ("Bayes reference, NLL", "bayes_nll"),
@@ -153,7 +114,8 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         ("Raw-action RL, success after", "raw_rl.final_success", "<", _scaled(internal, 0.25), "1/4 of internal RL"),
     ]
     lines = [_row(label, _stat(results, name), *target) for label, name, *target in plain + judged]
-    lines.insert(3, _row("Base model's share of the way from Bayes to uniform", gap, "<=", 0.05))
+    gap = _row("Base model's share of the way from Bayes to uniform", _stat(results, "bayes_gap"), "<=", 0.05)
+    lines.insert(3, gap)
     return lines
 
 
@@ -228,66 +190,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
-def _esc(value: Any) -> str:
-    return html.escape(str(value), quote=True)
-
-
-def _title(provenance: Mapping[str, Any]) -> str:
-    config = provenance.get("config") or {}
-    return " ".join(["internal_rl", *(str(config[key]) for key in ("name", "preset") if key in config)])
-
-
 def _table_html(lines: Sequence[Row]) -> str:
-    body = "".join(
-        f"<tr><th scope='row'>{_esc(line.metric)}</th><td class='num'>{_esc(line.value)}</td>"
-        f"<td class='num'>{_esc(_signs(line.target))}</td><td>{_badge(line.verdict)}</td></tr>"
-        for line in lines
-    )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("metric", "value", "target", "verdict"))
     note = "Values over seeds are medians with [lower, upper] quartiles. Unsolvable layouts count as failures."
-    return (
-        f"<section><h2>Numbers</h2><div class='scroll'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div><p class='note'>{note}</p></section>"
-    )
-
-
-def _signs(target: str) -> str:
-    return target.replace("<=", "≤").replace(">=", "≥")
-
-
-def _badge(verdict: str) -> str:
-    kind = {REACHED: "good", MISSED: "bad"}.get(verdict, "none")
-    return f"<span class='badge {kind}'>{_esc(verdict)}</span>" if verdict else ""
-
-
-def _card_html(card: Card) -> str:
-    kinds = {b"\x89PNG": "png", b"GIF8": "gif"}
-    kind = kinds.get(card.figure[:4])
-    if kind is None:
-        raise ValueError(f"the figure of {card.title!r} is neither PNG nor GIF.")
-    data = base64.b64encode(card.figure).decode("ascii")
-    verdict = f"<p class='verdict'>{_esc(card.verdict)}</p>" if card.verdict else ""
-    return (
-        f"<section class='{kind}'><h2>{_esc(card.title)}</h2>{verdict}<figure><img alt='{_esc(card.title)}' "
-        f"src='data:image/{kind};base64,{data}'><figcaption>{_esc(card.caption)}</figcaption></figure></section>"
-    )
-
-
-def _provenance_html(provenance: Mapping[str, Any]) -> str:
-    entries = "".join(
-        f"<dt>{_esc(name.replace('_', ' '))}</dt><dd>{_plain(value)}</dd>"
-        for name, value in provenance.items()
-        if name != "config"
-    )
-    config = json.dumps(provenance.get("config", {}), indent=2, default=str)
-    config = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), config)  # a short list on one line
-    details = f"<details><summary>Resolved configuration</summary><pre>{_esc(config)}</pre></details>"
-    return f"<section><h2>Provenance</h2><dl>{entries}</dl>{details}</section>"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "<br>".join(f"{_esc(key)}: {_esc(inner)}" for key, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return _esc(", ".join(map(str, value)))
-    return _esc(value)
+    cells = [dataclasses.astuple(line) for line in lines]
+    return page.table_html("Numbers", ("metric", "value", "target", "verdict"), cells, note)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 OFFSETS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
+OFFSETS += tuple((row, column) for row in (-1, 1) for column in (-1, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,10 +15,11 @@ class Layout:
     size: int
     colours: tuple[tuple[int, int], ...]
     walls: tuple[tuple[int, int], ...]
+    moves: int
 
     @classmethod
-    def of(cls, size, colours, walls):
-        return cls(size, *(tuple(divmod(int(cell), size) for cell in cells) for cells in (colours, walls)))
+    def of(cls, size, colours, walls, moves):
+        return cls(size, *(tuple(divmod(int(cell), size) for cell in cells) for cells in (colours, walls)), moves)
 
     def move(self, place, action):
         row, column = place[0] + OFFSETS[action][0], place[1] + OFFSETS[action][1]
@@ -40,7 +42,7 @@ class Layout:
             place, steps = queue.popleft()
             if found(place):
                 return steps
-            for action in range(4):
+            for action in range(self.moves):
                 after = self.move(place, action)
                 if after not in seen and self.colour_at(after) in (None, goal):
                     seen.add(after)
@@ -52,7 +54,7 @@ class Layout:
         distance = self.distance(start, goal)
         if not distance:
             return []
-        ahead = {action: self.move(start, action) for action in range(4)}
+        ahead = {action: self.move(start, action) for action in range(self.moves)}
         return [
             action
             for action, place in ahead.items()
@@ -97,14 +99,14 @@ class Episode:
 
     def safe(self):
         """The actions that do not end the episode by reaching a colour."""
-        return [action for action in range(4) if self.verdict(action)[2] is None]
+        return [action for action in range(self.layout.moves) if self.verdict(action)[2] is None]
 
     def fewest_steps(self):
         """Length of the shortest successful continuation over all plays of the rules, None if there is none."""
         queue, seen = deque([(self, 0)]), {(self.place, self.visited)}
         while queue:
             episode, steps = queue.popleft()
-            for action in range(4):
+            for action in range(self.layout.moves):
                 place, visited, outcome = episode.verdict(action)
                 if outcome == "success":
                     return steps + 1
@@ -117,5 +119,5 @@ class Episode:
 def begin(env, state) -> Episode:
     """The slow twin of an unbatched gridworld state."""
     sequence = [int(colour) for colour in state.sequence if colour >= 0]
-    layout = Layout.of(env.size, state.colours, state.walls)
+    layout = Layout.of(env.size, state.colours, state.walls, env.moves)
     return Episode(layout, divmod(int(state.agent), env.size), sequence, env.horizon, int(state.progress))

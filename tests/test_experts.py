@@ -13,6 +13,7 @@ from internal_rl.envs.gridworld import Gridworld
 from internal_rl.experts import shortest_path
 
 ENV = Gridworld(4, 3, 3, 12, "absolute", ((0, 1, 2), (2, 0), (1, 2, 1)))
+DIAGONAL = ENV.replace(horizon=8, moves=8)
 LAYOUTS = 60
 UNIFORM, FIXED, SHORT = ExpertConfig(), ExpertConfig(ties="fixed"), ExpertConfig(horizon=7)
 
@@ -23,11 +24,11 @@ def layout(states, i):
 
 
 @functools.cache
-def demonstrations(cfg, count):
+def demonstrations(cfg, count, env=ENV):
     """Episodes one after the other: unbatched code compiles three times faster."""
     keys = jax.random.split(jax.random.key(1), count)
     return jax.device_get(
-        jax.jit(lambda keys: jax.lax.map(lambda k: shortest_path.demonstrate(ENV, cfg, k), keys))(keys)
+        jax.jit(lambda keys: jax.lax.map(lambda k: shortest_path.demonstrate(env, cfg, k), keys))(keys)
     )
 
 
@@ -46,12 +47,13 @@ def batch(draw):
     return jax.device_get(draw(jax.random.key(2)))
 
 
-def test_distances_equal_breadth_first_search():
-    starts = first_starts()
-    fast = jax.jit(jax.vmap(lambda state: shortest_path.distances(ENV, state)))(starts)
+@pytest.mark.parametrize("moves", [4, 7, 8])
+def test_distances_equal_breadth_first_search(moves):
+    starts, env = first_starts(), ENV.replace(moves=moves)
+    fast = jax.jit(jax.vmap(lambda state: shortest_path.distances(env, state)))(starts)
     unreachable = 0
     for i in range(LAYOUTS):
-        world = slow_grid.begin(ENV, layout(starts, i)).layout
+        world = slow_grid.begin(env, layout(starts, i)).layout
         for colour in range(ENV.colours):
             slow = [None if place in world.walls else world.distance(place, colour) for place in world.places()]
             unreachable += slow.count(None)
@@ -59,25 +61,30 @@ def test_distances_equal_breadth_first_search():
     assert unreachable > LAYOUTS * ENV.colours * ENV.walls  # some open cells too
 
 
-def test_optimal_actions_are_all_first_steps_of_shortest_paths():
-    starts = first_starts()
-    fast = jax.jit(jax.vmap(lambda state: shortest_path.optimal_actions(ENV, state)))(starts)
+@pytest.mark.parametrize("moves", [4, 7, 8])
+def test_optimal_actions_are_all_first_steps_of_shortest_paths(moves):
+    starts, env = first_starts(), ENV.replace(moves=moves)
+    fast = jax.jit(jax.vmap(lambda state: shortest_path.optimal_actions(env, state)))(starts)
     for i in range(LAYOUTS):
-        world = slow_grid.begin(ENV, layout(starts, i)).layout
+        world = slow_grid.begin(env, layout(starts, i)).layout
         for cell, place in enumerate(world.places()):
             for colour in range(ENV.colours):
                 slow = [] if place in world.walls else world.optimal(place, colour)
                 assert np.flatnonzero(fast[i, :, colour, cell]).tolist() == slow
 
 
-@pytest.mark.parametrize(("cfg", "count"), [(UNIFORM, 3000), (FIXED, 300)], ids=["uniform", "fixed"])
-def test_expert_solves_every_solvable_layout_in_the_fewest_steps(cfg, count):
+@pytest.mark.parametrize(
+    ("cfg", "count", "env"),
+    [(UNIFORM, 3000, ENV), (FIXED, 300, ENV), (UNIFORM, 300, DIAGONAL)],
+    ids=["uniform", "fixed", "diagonal"],
+)
+def test_expert_solves_every_solvable_layout_in_the_fewest_steps(cfg, count, env):
     """Against a search over all plays of the slow rules: solved exactly if possible in time, and then optimally."""
-    played = demonstrations(cfg, count)
+    played = demonstrations(cfg, count, env)
     outcomes = []
     for i in range(300):
-        fewest = slow_grid.begin(ENV, layout(played.start, i)).fewest_steps()
-        solvable = fewest is not None and fewest <= ENV.horizon
+        fewest = slow_grid.begin(env, layout(played.start, i)).fewest_steps()
+        solvable = fewest is not None and fewest <= env.horizon
         assert played.success[i] == solvable
         if solvable:
             assert played.alive[i].sum() == fewest
@@ -85,9 +92,9 @@ def test_expert_solves_every_solvable_layout_in_the_fewest_steps(cfg, count):
     assert min(outcomes.count(True), outcomes.count(False), outcomes.count("late")) >= 10
 
 
-def replay(trajectory, i):
+def replay(trajectory, i, env=ENV):
     """Replays an episode by the slow rules, checks its fields, and yields (slow episode, action) before each step."""
-    episode = slow_grid.begin(ENV, layout(trajectory.start, i))
+    episode = slow_grid.begin(env, layout(trajectory.start, i))
     for t in range(trajectory.action.shape[1]):
         assert trajectory.alive[i, t] == (not episode.done)
         assert divmod(trajectory.agent[i, t], ENV.size) == episode.place
@@ -101,43 +108,50 @@ def replay(trajectory, i):
 
 def slow_policy(episode, cfg):
     """Uniform over the optimal actions, with probability epsilon uniform over those that do not end the episode."""
-    p = np.zeros(4)
+    p = np.zeros(episode.layout.moves)
     best, safe = episode.layout.optimal(episode.place, episode.sequence[episode.visited]), episode.safe()
     p[best] += (1 - cfg.epsilon) / max(len(best), 1)
     p[safe] += cfg.epsilon / max(len(safe), 1)
     return p
 
 
-@pytest.mark.parametrize(("cfg", "count"), [(UNIFORM, 3000), (ExpertConfig(epsilon=0.4), 400)], ids=["pure", "noisy"])
-def test_actions_are_drawn_from_the_documented_policy(cfg, count):
-    """Counts of the four actions within five standard deviations, at forks too."""
-    played = demonstrations(cfg, count)
-    surprise, variance, forks = np.zeros((2, 4)), np.zeros((2, 4)), 0
+@pytest.mark.parametrize(
+    ("cfg", "count", "env"),
+    [(UNIFORM, 3000, ENV), (ExpertConfig(epsilon=0.4), 400, ENV), (UNIFORM, 300, DIAGONAL)],
+    ids=["pure", "noisy", "diagonal"],
+)
+def test_actions_are_drawn_from_the_documented_policy(cfg, count, env):
+    """Counts of the actions within five standard deviations, at forks too."""
+    played = demonstrations(cfg, count, env)
+    surprise, variance, forks = np.zeros((2, env.actions)), np.zeros((2, env.actions)), 0
     for i in np.flatnonzero(played.success)[:300]:
-        for episode, action in replay(played, i):
+        for episode, action in replay(played, i, env):
             p = slow_policy(episode, cfg)
             assert p[action] > 0
             fork = int(np.sum(p == p.max()) > 1)
             forks += fork
-            surprise[fork] += np.eye(4)[action] - p
+            surprise[fork] += np.eye(env.actions)[action] - p
             variance[fork] += p * (1 - p)
     assert forks > 100
     assert np.all(np.abs(surprise) <= 5 * np.sqrt(variance) + 1e-6)
 
 
-@pytest.mark.parametrize(("epsilon", "ties"), [(0.0, "uniform"), (0.4, "uniform"), (0.4, "fixed")])
-def test_action_probabilities_equal_the_slow_policy(epsilon, ties):
+@pytest.mark.parametrize(
+    ("epsilon", "ties", "env"),
+    [(0.0, "uniform", ENV), (0.4, "uniform", ENV), (0.4, "fixed", ENV), (0.4, "fixed", DIAGONAL)],
+)
+def test_action_probabilities_equal_the_slow_policy(epsilon, ties, env):
     cfg = ExpertConfig(epsilon=epsilon, ties=ties)
-    played = demonstrations(UNIFORM, 3000)
+    played = demonstrations(UNIFORM, 3000 if env is ENV else 300, env)
 
     @jax.jit
     def probabilities(state, progress):
-        choices = shortest_path.plan(ENV, cfg, state)
-        return shortest_path.action_probabilities(ENV, cfg, choices, state, state.sequence, progress)
+        choices = shortest_path.plan(env, cfg, state)
+        return shortest_path.action_probabilities(env, cfg, choices, state, state.sequence, progress)
 
     for i in np.flatnonzero(played.success)[:40]:
-        for episode, _ in replay(played, i):
-            state = layout(played.start, i).replace(agent=episode.place[0] * ENV.size + episode.place[1])
+        for episode, _ in replay(played, i, env):
+            state = layout(played.start, i).replace(agent=episode.place[0] * env.size + episode.place[1])
             p = slow_policy(episode, cfg)
             if ties == "fixed":
                 best = episode.layout.optimal(episode.place, episode.sequence[episode.visited])

@@ -11,7 +11,7 @@ import slow_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internal_rl.config import EnvConfig
+from internal_rl.config import ConfigError, EnvConfig, from_dict
 from internal_rl.envs import gridworld, pinpad
 from internal_rl.envs.gridworld import Gridworld
 
@@ -19,12 +19,15 @@ WORLDS = {
     "crowded": Gridworld(3, 3, 2, 6, "absolute", ((0, 1), (2, 0, 1))),
     "walls": Gridworld(4, 3, 3, 9, "absolute", ((0, 1, 2), (1,), (2, 0, 2, 1))),
     "open": Gridworld(5, 4, 0, 15, "egocentric", ((3, 1, 0), (0, 2, 3, 2))),
+    "six moves": Gridworld(3, 3, 2, 6, "absolute", ((0, 1), (2, 0, 1)), moves=6),
+    "diagonal": Gridworld(4, 3, 4, 9, "absolute", ((0, 1, 2), (1,), (2, 0, 2, 1)), moves=8),
 }
 STEPS = 18  # beyond every horizon above
-AHEAD = 4  # the wish to go the shortest way to the next colour
+AHEAD = -1  # the wish to go the shortest way to the next colour
 worlds = st.sampled_from(sorted(WORLDS))
 seeds = st.integers(0, 2**32 - 1)
-wishes = st.lists(st.sampled_from([0, 1, 2, 3, AHEAD, AHEAD, AHEAD]), min_size=STEPS, max_size=STEPS)
+WISHES = (*range(8), *6 * [AHEAD])
+wishes = st.lists(st.sampled_from(WISHES), min_size=STEPS, max_size=STEPS)
 
 
 @functools.cache
@@ -49,7 +52,7 @@ def simulate(name, seed, wished):
     twin, actions, rows = slow_grid.begin(env, start), [], []
     for wish in wished:
         goal = twin.sequence[min(twin.visited, len(twin.sequence) - 1)]
-        actions.append(wish if wish != AHEAD else (twin.layout.optimal(twin.place, goal) or [0])[0])
+        actions.append(wish % env.actions if wish != AHEAD else (twin.layout.optimal(twin.place, goal) or [0])[0])
         twin.step(actions[-1])
         rows.append((twin.place[0] * env.size + twin.place[1], twin.visited, twin.t, twin.reward, twin.done))
     states, observations = jax.device_get(play(start, jnp.array(actions)))
@@ -68,15 +71,17 @@ def test_the_comparison_meets_every_rule():
     """Otherwise the test above could pass without seeing a success, a failure, a timeout or a bump on a colour."""
     met = Counter()
     rng = np.random.default_rng(0)
-    for seed in range(120):
-        name = sorted(WORLDS)[seed % 3]
-        start, actions, _, _, rows, twin = simulate(name, seed, rng.choice([0, 1, 2, 3, *3 * [AHEAD]], STEPS).tolist())
+    for seed in range(200):
+        name = sorted(WORLDS)[seed % len(WORLDS)]
+        start, actions, _, _, rows, twin = simulate(name, seed, rng.choice(WISHES, STEPS).tolist())
         met[twin.outcome] += 1
         agents = [start.agent.item(), *(row[0] for row in rows)]
         stays = [i for i in range(1, twin.t) if agents[i] == agents[i + 1]]
         met["bump"] += len(stays)
         met["bump on colour"] += sum(agents[i] in start.colours for i in stays)
-    assert min(met[name] for name in ("success", "failure", "timeout", "bump", "bump on colour")) >= 5, met
+        met.update(("bump" if agents[i] == agents[i + 1] else "move", actions[i]) for i in range(twin.t))
+    every = [(kind, action) for kind in ("move", "bump") for action in range(8)]
+    assert min(met[name] for name in ("success", "failure", "timeout", "bump", "bump on colour", *every)) >= 5, met
 
 
 @settings(max_examples=60, deadline=None)
@@ -172,6 +177,17 @@ def test_observation_sizes():
     assert jax.eval_shape(lambda key: env.observe(env.reset(key)), jax.random.key(0)).shape == (637,)
     assert WORLDS["open"].observation_size == 9 * 9 * 4 + 25
     assert (env.horizon, env.cells, env.actions) == (100, 49, 4)
+
+
+@pytest.mark.parametrize("moves", [3, 4, 8, 9])
+def test_four_to_eight_moves_can_be_configured(moves):
+    """And what is configured reaches the environment."""
+    values = {"env": {"moves": moves, "pretrain_tasks": ((0, 1),), "post_tasks": ((0, 1),)}}
+    if moves in (3, 9):
+        with pytest.raises(ConfigError, match=rf"^env.moves is {moves}; expected 4 to 8\.$"):
+            from_dict(values)
+    else:
+        assert gridworld.make(from_dict(values).env, ((0, 1),)).actions == moves
 
 
 def test_every_action_is_used():

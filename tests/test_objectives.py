@@ -156,8 +156,8 @@ def test_padding_never_influences_discovery(world, batch, embedding):
 
 def test_padding_never_influences_prediction_or_ground_truth_control(world, batch):
     prediction = objectives.prediction(world.base_def, 0.5)
-    control = objectives.ground_truth_control(world.base_def, LAYER)
-    controllers = random_controllers()
+    control = objectives.ground_truth_control(world.base_def, (LAYER,))
+    controllers = {str(LAYER): random_controllers()}
 
     @jax.jit
     def both(batch):
@@ -177,7 +177,7 @@ def random_controllers():
 
 def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(world, batch):
     """Eq. 1; zero controllers, as they start, are the base model, and learn through B."""
-    control, controllers = objectives.ground_truth_control(world.base_def, LAYER), random_controllers()
+    control, controllers = objectives.ground_truth_control(world.base_def, (LAYER,)), random_controllers()
     model = world.model()
 
     @jax.jit
@@ -189,7 +189,7 @@ def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(wor
 
     log_p = jax.nn.log_softmax(jax.vmap(slow)(batch.obs, batch.subgoal))
     taken = np.take_along_axis(np.asarray(log_p), np.asarray(batch.action)[..., None], axis=-1)[..., 0]
-    run = jax.jit(jax.value_and_grad(lambda p: control(p, {"base": world.base}, batch, None, None)[0]))
+    run = jax.jit(jax.value_and_grad(lambda p: control({str(LAYER): p}, {"base": world.base}, batch, None, None)[0]))
     np.testing.assert_allclose(run(controllers)[0], -taken[np.asarray(batch.alive)].mean(), rtol=1e-5)
 
     start = objectives.controller_init(KEY, *controllers["a"].shape)
@@ -197,6 +197,28 @@ def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(wor
     value, grads = run(start)
     np.testing.assert_allclose(value, compiled(world)[1](batch)[batch.alive].mean(), rtol=1e-6)
     assert all(np.abs(grads["b"][g]).max() > 0 for g in range(build.subgoals(CFG)))
+
+
+def test_controllers_of_several_layers_learn_as_if_each_were_alone(world, batch):
+    """The loss is the sum; every layer has the gradient and the NLL that it has by itself."""
+    layers = (0, CFG.model.depth)
+    params = {str(layer): jax.tree.map(lambda x, s=layer: x * (1 + s), random_controllers()) for layer in layers}
+
+    def run(at):
+        loss = objectives.ground_truth_control(world.base_def, at)
+        chosen = {str(layer): params[str(layer)] for layer in at}
+        return jax.jit(jax.value_and_grad(lambda p: loss(p, {"base": world.base}, batch, None, None), has_aux=True))(
+            chosen
+        )
+
+    (total, metrics), grads = run(layers)
+    for layer in layers:
+        (alone, _), grad = run((layer,))
+        np.testing.assert_allclose(metrics[f"nll_{layer}"], alone, rtol=1e-5)
+        for name, value in grads[str(layer)].items():
+            np.testing.assert_allclose(value, grad[str(layer)][name], atol=1e-5)
+    np.testing.assert_allclose(total, metrics["nll_0"] + metrics[f"nll_{layers[1]}"], rtol=1e-6)
+    assert abs(metrics["nll_0"] - metrics[f"nll_{layers[1]}"]) > 1e-3
 
 
 def test_kl_weight_waits_and_then_ramps():

@@ -11,7 +11,7 @@ import pytest
 from small_world import invented
 
 from configs.gridworld import get_config, paper
-from experiments import common, control, discover, pretrain, reinforce
+from experiments import common, control, discover, pretrain, raw, reinforce
 from internal_rl import build, config
 from internal_rl.learning import updates
 
@@ -69,11 +69,11 @@ def stages():
     both = {"base": base, "controller": invented(build.metacontroller(cfg)[1], scale=0.05)}
     seeds = jax.tree.map(lambda x: x[None], base)
     return {
-        "pretrain": (pretrain.stage(cfg), lambda: pretrain.initial(cfg), jnp.zeros(16)),
+        "pretrain": (pretrain.stage(cfg), lambda: pretrain.initial(cfg), {"log_prior": jnp.zeros(16)}),
         "control": (control.stage(cfg, None), lambda: control.initial(cfg), {"base": base}),
         "discover": (discover.stage(cfg, None), lambda: discover.initial(cfg), {"base": base}),
-        "reinforce": (reinforce.internal_stage(cfg, None), lambda: reinforce.initial_policy(cfg), both),
-        "raw": (reinforce.raw_stage(cfg), lambda: reinforce.initial_raw(cfg, seeds), None),
+        "reinforce": (reinforce.stage(cfg, None), lambda: reinforce.initial(cfg), both),
+        "raw": (raw.stage(cfg), lambda: raw.initial(cfg, seeds), {}),
     }
 
 
@@ -87,7 +87,7 @@ def test_one_update_of_every_stage(name):
     lr = reduced().reinforce.raw_lr if name == "raw" else None
     tx = updates.optimiser(getattr(reduced(), "reinforce" if name == "raw" else name), lr)
     before = updates.init(params, tx, jax.random.key(0))
-    after, metrics = jax.jit(stage.update)(before, context)
+    after, metrics = jax.jit(stage.update)(before, context | {"vary": {}})
     assert after.step == 1
     for value in jax.tree.leaves((after.params, metrics)):
         assert np.isfinite(value).all()

@@ -9,8 +9,11 @@ from flax import struct
 from internal_rl.config import EnvConfig
 from internal_rl.envs import pinpad
 
-MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
-"""Row and column offset of the actions up, down, left, right."""
+MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
+"""Row and column offset of the actions up, down, left, right (the paper's), up-left, up-right, down-left, down-right.
+
+An environment offers the first ``moves`` of them.
+"""
 
 
 @struct.dataclass
@@ -40,7 +43,8 @@ class Gridworld:
 
     ``observation`` is ``absolute`` (the paper's: one-hot of every object's and the agent's cell, ``G² (O + W + 1)``)
     or ``egocentric`` (one-hot offset of every object to the agent and of the agent's cell,
-    ``(2G - 1)² (O + W) + G²``), which small models learn several times faster.
+    ``(2G - 1)² (O + W) + G²``), which small models learn several times faster. ``moves`` is the number of actions; a
+    diagonal one passes between whatever is beside it, only the cell it leads to counts.
     """
 
     size: int = struct.field(pytree_node=False)
@@ -49,8 +53,12 @@ class Gridworld:
     horizon: int = struct.field(pytree_node=False)
     observation: str = struct.field(pytree_node=False)
     tasks: pinpad.Tasks = struct.field(pytree_node=False)
+    moves: int = struct.field(pytree_node=False, default=4)
 
-    actions = len(MOVES)
+    @property
+    def actions(self) -> int:
+        """Number of actions."""
+        return self.moves
 
     @property
     def cells(self) -> int:
@@ -91,8 +99,8 @@ class Gridworld:
         """The cell the agent is on after ``action``; moves into a wall or off the grid are no-ops."""
         row, column = state.agent // self.size, state.agent % self.size
         # Comparisons instead of a table look-up: gathers are slow on CPU.
-        drow = sum(jnp.where(action == i, move[0], 0) for i, move in enumerate(MOVES))
-        dcolumn = sum(jnp.where(action == i, move[1], 0) for i, move in enumerate(MOVES))
+        drow = sum(jnp.where(action == i, move[0], 0) for i, move in enumerate(MOVES[: self.moves]))
+        dcolumn = sum(jnp.where(action == i, move[1], 0) for i, move in enumerate(MOVES[: self.moves]))
         row, column = row + drow, column + dcolumn
         inside = (row >= 0) & (row < self.size) & (column >= 0) & (column < self.size)
         cell = row * self.size + column
@@ -137,4 +145,4 @@ class Gridworld:
 
 def make(cfg: EnvConfig, tasks: pinpad.Tasks) -> Gridworld:
     """The environment of a configuration over one of its task tables."""
-    return Gridworld(cfg.size, cfg.colours, cfg.walls, cfg.horizon, cfg.observation, tasks)
+    return Gridworld(cfg.size, cfg.colours, cfg.walls, cfg.horizon, cfg.observation, tasks, cfg.moves)

@@ -83,18 +83,25 @@ class LatentEnv:
 
     def step(self, state: LatentState, code: jax.Array) -> LatentState:
         """Takes or holds the code, samples a raw action under ``U = f_hyp(z)``, steps, reads the next residual."""
+        return self.transition(state, code)[0]
+
+    def transition(self, state: LatentState, code: jax.Array) -> tuple[LatentState, jax.Array]:
+        """:meth:`step`, and the raw action it sampled."""
         model, controller = nnx.merge(self.base_def, self.base), nnx.merge(self.controller_def, self.controller)
         key, action_key = jax.random.split(state.key)
         beta = state.switch.astype(jnp.float32)
         carry, z = controller.step(state.residual, state.carry, code, beta)
         e_D = layers.low_rank(state.residual, controller.factors(z))
         out, upper = model.upper(e_D[None], state.upper, state.clock, self.layer)
-        inner = self.env.step(state.inner, jax.random.categorical(action_key, out.action[0]))
+        action = jax.random.categorical(action_key, out.action[0])
+        inner = self.env.step(state.inner, action)
 
         clock = state.clock + 1
         e_TD, lower = model.lower(self.env.observe(inner)[None], state.lower, clock, self.layer)
-        switch = controller.beta(e_TD[0], carry, self.gate, None) > 0
-        return LatentState(inner, carry, e_TD[0], switch, lower, upper, clock, key, inner.reward, inner.done)
+        # A gate that follows a schedule reads the clock of the step it decides about.
+        switch = controller.beta(e_TD[0], carry, self.gate, clock) > 0
+        after = LatentState(inner, carry, e_TD[0], switch, lower, upper, clock, key, inner.reward, inner.done)
+        return after, action
 
     def observe(self, state: LatentState) -> jax.Array:
         """The residual e_{t,l}, [D]."""

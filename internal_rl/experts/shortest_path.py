@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -10,7 +12,7 @@ from flax import struct
 
 from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
-from internal_rl.envs.gridworld import MOVES, Gridworld, State
+from internal_rl.envs.gridworld import Gridworld, State
 
 UNREACHABLE = jnp.int32(1_000_000)
 
@@ -71,14 +73,15 @@ def _flood(env: Gridworld, state: State) -> tuple[jax.Array, jax.Array, jax.Arra
     def advance(carry):
         steps, front, found, distance, best = carry
         # Where each of MOVES leads into the front.
-        entering = (jnp.concatenate([edge, front[:-1]]), jnp.concatenate([front[1:], edge]), front << 1, front >> 1)
-        new = (entering[0] | entering[1] | entering[2] | entering[3]) & open_ & ~found
+        up, down = jnp.concatenate([edge, front[:-1]]), jnp.concatenate([front[1:], edge])
+        entering = (up, down, front << 1, front >> 1, up << 1, up >> 1, down << 1, down >> 1)[: env.moves]
+        new = functools.reduce(operator.or_, entering) & open_ & ~found
         distance = tuple(old | jnp.where(steps >> b & 1 == 1, new, 0) for b, old in enumerate(distance))
         best = tuple(old | (way & new) for old, way in zip(best, entering, strict=True))
         return steps + 1, new & crossable, found | new, distance, best
 
     none = jnp.zeros_like(goal)
-    start = (jnp.int32(1), goal, goal, (none,) * env.cells.bit_length(), (none,) * len(MOVES))
+    start = (jnp.int32(1), goal, goal, (none,) * env.cells.bit_length(), (none,) * env.moves)
     _, _, found, distance, best = jax.lax.while_loop(lambda carry: jnp.any(carry[1] != 0), advance, start)
     return found, jnp.stack(distance), jnp.stack(best)
 
@@ -94,12 +97,12 @@ def distances(env: Gridworld, state: State) -> jax.Array:
 
 
 def optimal_actions(env: Gridworld, state: State) -> jax.Array:
-    """bool [4, O, N]: the actions that start a shortest path from each cell to each colour."""
+    """bool [A, O, N]: the actions that start a shortest path from each cell to each colour."""
     return _unpack(_flood(env, state)[2])
 
 
 def break_ties(best: jax.Array) -> jax.Array:
-    """Keeps only the first optimal action, in the order up, down, left, right."""
+    """Keeps only the first optimal action, in the order of the moves: up, down, left, right, then the diagonals."""
     return best & (jnp.cumsum(best, axis=0) == 1)
 
 
@@ -108,13 +111,13 @@ def plan(env: Gridworld, cfg: ExpertConfig, state: State) -> jax.Array:
     best = optimal_actions(env, state)
     if cfg.ties == "fixed":
         best = break_ties(best)
-    return jnp.sum(best * (1 << jnp.arange(len(MOVES)))[:, None, None], axis=0)
+    return jnp.sum(best * (1 << jnp.arange(env.moves))[:, None, None], axis=0)
 
 
 def action_probabilities(
     env: Gridworld, cfg: ExpertConfig, choices: jax.Array, state: State, sequence: jax.Array, progress: jax.Array
 ) -> jax.Array:
-    """The expert's policy, float32 [4], for a task at a given progress.
+    """The expert's policy, float32 [A], for a task at a given progress.
 
     Uniform over the optimal actions; with probability epsilon uniform over the actions that do not end the episode.
 
@@ -127,11 +130,11 @@ def action_probabilities(
       progress: int32, colours visited so far.
     """
     bits = choices[pinpad.target(sequence, progress), state.agent]
-    best = (bits >> jnp.arange(len(MOVES))) & 1
+    best = (bits >> jnp.arange(env.moves)) & 1
     probabilities = best / jnp.maximum(jnp.sum(best), 1)
     if cfg.epsilon == 0:
         return probabilities
-    cells = jax.vmap(env.moved, (None, 0))(state, jnp.arange(len(MOVES)))
+    cells = jax.vmap(env.moved, (None, 0))(state, jnp.arange(env.moves))
     visited = jax.vmap(env.visited, (None, 0))(state, cells)
     _, success, failure = jax.vmap(pinpad.visit, (None, None, 0))(sequence, progress, visited)
     safe = ~success & ~failure

@@ -50,6 +50,7 @@ class Stage:
       save_every: updates between checkpoints.
       context_axes: the ``vmap`` axes of the context; None shares one context among all seeds.
       headline: the metrics of the progress line.
+      keep: updates whose checkpoints are never dropped; multiples of ``save_every``.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     save_every: int
     context_axes: Any = None
     headline: tuple[str, ...] = ()
+    keep: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError if chunks would not end at ``steps`` and at every save."""
@@ -93,7 +95,7 @@ def run(
       CheckpointError: if the stage's checkpoints are unusable or belong to other parents.
       SystemExit: with code ``STOPPED`` after SIGTERM or Ctrl-C, once the state is saved.
     """
-    store = checkpoints.stage_checkpoints(workdir, stage.name)
+    store = checkpoints.stage_checkpoints(workdir, stage.name, stage.keep)
     state, step, wall_s = _resume(stage, store, state, workdir, parents)
     if step == stage.steps:
         return state

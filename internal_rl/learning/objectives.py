@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from internal_rl.analysis import alignment
+from internal_rl.analysis import alignment, probing
 from internal_rl.config import DiscoverConfig
 from internal_rl.data import Batch
 from internal_rl.learning.losses import categorical_nll, masked_mean
@@ -47,20 +47,39 @@ def _residual(model: SequenceModel, layer: int, batch: Batch) -> jax.Array:
     return jax.vmap(lambda obs: model.lower(obs, states, 0, layer)[0])(batch.obs)
 
 
-def ground_truth_control(model_def: nnx.GraphDef, layer: int) -> Loss:
-    """C.3: one low-rank controller per subgoal, picked by the true subgoal; the base model is the frozen context.
+def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...]) -> Loss:
+    """Action NLL when ``U_t`` is the controller of the true subgoal (Eq. 1), at each of ``at`` on its own.
 
-    The parameters are A [G, R, D] and B [G, D, R].
+    The base model is the frozen context. The parameters are {layer: A [G, R, D] and B [G, D, R]}; the loss is the sum
+    over layers, so each layer learns as if it were alone.
     """
 
     def loss(params, context, batch: Batch, key, step):
         del key, step
         model = nnx.merge(model_def, context["base"])
-        picked = jax.nn.one_hot(batch.subgoal, params["a"].shape[0])
-        factors = tuple(jnp.einsum("btg,gij->btij", picked, params[name]) for name in ("a", "b"))
-        nll_BT = _controlled_nll(model, layer, batch, _residual(model, layer, batch), factors)
-        nll = masked_mean(nll_BT, batch.alive)
-        return nll, {"nll": nll}
+        e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
+        picked = jax.nn.one_hot(batch.subgoal, params[str(at[0])]["a"].shape[0])
+        nll = {}
+        for layer in at:
+            factors = tuple(jnp.einsum("btg,gij->btij", picked, params[str(layer)][name]) for name in ("a", "b"))
+            nll_BT = _controlled_nll(model, layer, batch, e_LBTD[layer], factors)
+            nll[f"nll_{layer}"] = masked_mean(nll_BT, batch.alive)
+        total = sum(nll.values())
+        return total, {"nll": total / len(at)} | nll
+
+    return loss
+
+
+def probe(model_def: nnx.GraphDef) -> Loss:
+    """Cross-entropy of linear probes of the true subgoal at every layer (C.2), summed over layers, in nats per step."""
+
+    def loss(params, context, batch: Batch, key, step):
+        del key, step
+        model = nnx.merge(model_def, context["base"])
+        e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
+        logits_LBTG = probing.logits(params, context["scale"], e_LBTD)
+        nll_L = jax.vmap(lambda logits: masked_mean(categorical_nll(logits, batch.subgoal), batch.alive))(logits_LBTG)
+        return jnp.sum(nll_L), {"nll": jnp.mean(nll_L)}
 
     return loss
 
@@ -143,6 +162,15 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
         return value, {"loss": value, "nll": nll, "kl": kl, "alpha": alpha} | switching
 
     return loss
+
+
+def trained_along(loss: Loss) -> Loss:
+    """The same loss with the base model among the parameters, ``{"controller", "base"}``, instead of frozen context."""
+
+    def both(params, context, batch: Batch, key, step):
+        return loss(params["controller"], context | {"base": params["base"]}, batch, key, step)
+
+    return both
 
 
 def controller_init(key: jax.Array, subgoals: int, rank: int, width: int) -> dict[str, Any]:

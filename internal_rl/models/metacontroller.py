@@ -42,6 +42,11 @@ def gumbel_gate(temperature: float) -> Gate:
     return lambda logit, noise: jax.nn.sigmoid((logit + noise) / temperature)
 
 
+def schedule_gate(steps: int) -> Gate:
+    """A new code every ``steps`` raw steps, whatever the switch says; the per-step value is t instead of noise."""
+    return lambda logit, t: jnp.where(t % steps == 0, jnp.ones_like(logit), jnp.zeros_like(logit))
+
+
 @struct.dataclass
 class Carry:
     """What the cell remembers."""

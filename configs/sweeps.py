@@ -1,0 +1,235 @@
+"""The runs behind the figures, as data: a sweep maps a configuration to a list of ``Run``.
+
+  python -m experiments.sweep --config=configs/gridworld.py:tiny --sweep=configs/sweeps.py:fig04
+  --workdir=runs/figures-tiny
+
+Every figure has a sweep of its name; ``figures`` is all of them. Runs of one name are the same run in every sweep, so
+the base models are trained once. Overrides are those of the command line, ``{"control.steps": 400}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from internal_rl import config as c
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: the stages to train in a folder of its name, and the run whose stages they build on."""
+
+    name: str
+    stages: tuple[str, ...]
+    overrides: dict[str, Any]
+    parent: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much of everything a preset can afford. Three base models and two metacontrollers on each, at least."""
+
+    snapshots: tuple[int, ...]
+    depths: tuple[int, ...]
+    """Beside the preset's own, which is a point of every sweep; so are its weight decay, lambda and epsilon."""
+    weight_decays: tuple[float, ...]
+    obs_coefs: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    alphas: tuple[float, ...]
+    lrs: tuple[float, ...]
+    raw_lrs: tuple[float, ...]
+    moves: tuple[int, ...]
+    bases: int = 3
+    metacontrollers: int = 2
+    sweep_bases: int = 2
+    """Base models of each point of a sweep and of each depth."""
+    rate_seeds: int = 3
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """For every run of the preset."""
+
+
+TINY = Scale(
+    snapshots=(500, 1000, 1500, 2000, 3000),
+    depths=(2, 6),
+    weight_decays=(0.0, 0.03, 0.3),
+    obs_coefs=(0.01, 0.1),
+    epsilons=(0.1, 0.25),
+    alphas=(0.0, 0.03, 0.1, 0.3, 1.0),
+    lrs=(3e-4, 1e-3),
+    raw_lrs=(3e-4, 1e-3),
+    moves=(6, 8),
+    overrides={
+        "control.steps": 500, "control.batch": 64, "discover.steps": 2000, "compile.steps": 2000,
+        "reinforce.steps": 120, "reinforce.batch": 256,
+    },
+)  # fmt: skip
+
+SCALES = {
+    "paper": Scale(
+        snapshots=(16_000, 32_000, 64_000, 128_000, 256_000),
+        depths=(4, 8),
+        weight_decays=(0.0, 0.1, 0.3),
+        obs_coefs=(0.0, 0.1),
+        epsilons=(0.05, 0.1, 0.25),
+        alphas=(0.0, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0),
+        lrs=(3e-6, 1e-5, 3e-5, 1e-4, 3e-4),
+        raw_lrs=(3e-6, 1e-5, 3e-5, 1e-4, 3e-4),
+        moves=(6, 8),
+        bases=10,
+        metacontrollers=3,
+        sweep_bases=3,
+        rate_seeds=10,
+    ),
+    "tiny": TINY,
+    "pairs": TINY,
+    "smoke": Scale(
+        snapshots=(2, 4),
+        depths=(1,),
+        weight_decays=(0.0, 0.3),
+        obs_coefs=(0.01, 0.1),
+        epsilons=(0.2,),
+        alphas=(0.0, 0.1),
+        lrs=(1e-3, 3e-3),
+        raw_lrs=(1e-4, 1e-3),
+        moves=(8,),
+        bases=1,
+        metacontrollers=2,
+        sweep_bases=1,
+        rate_seeds=1,
+    ),
+}
+
+
+def scale_of(config: c.Config) -> Scale:
+    """The preset's scale.
+
+    Raises:
+      ConfigError: for a preset without one.
+    """
+    if config.preset not in SCALES:
+        raise c.ConfigError(f"preset is {config.preset!r}; expected one of {', '.join(SCALES)} for a sweep.")
+    return SCALES[config.preset]
+
+
+def seeds(bases: int, models: int) -> dict[str, Any]:
+    """Overrides for ``bases`` base models and ``models`` metacontrollers, policies and so on."""
+    one = {f"{stage}.seeds": bases for stage in ("pretrain", "probe", "control")}
+    return one | {f"{stage}.seeds": models for stage in ("discover", "compile", "reinforce")}
+
+
+def _base(config: c.Config) -> dict[str, Any]:
+    """Overrides of every run on the shared base models."""
+    scale = scale_of(config)
+    shared = seeds(scale.bases, scale.bases * scale.metacontrollers) | {"pretrain.snapshots": scale.snapshots}
+    return scale.overrides | shared
+
+
+def base(config: c.Config) -> list[Run]:
+    """The base models that all figures share."""
+    return [Run("base", ("pretrain",), _base(config))]
+
+
+def snapshots(config: c.Config) -> list[Run]:
+    """Probes and ground-truth controllers of the shared base models along their training."""
+    runs = base(config)
+    for step in scale_of(config).snapshots:
+        at = _base(config) | {"snapshot": step, "control.layers": tuple(range(config.model.depth + 1))}
+        runs.append(Run(f"at-{step}", ("probe", "control"), at, "base"))
+    return runs
+
+
+def depths(config: c.Config) -> list[Run]:
+    """Ground-truth controllers at every layer of base models of other depths."""
+    scale, runs = scale_of(config), snapshots(config)
+    for depth in scale.depths:
+        chosen = scale.overrides | seeds(scale.sweep_bases, scale.sweep_bases) | {
+            "model.depth": depth, "model.layer": min(config.model.layer, depth),
+            "control.layers": tuple(range(depth + 1)),
+        }  # fmt: skip
+        runs.append(Run(f"depth-{depth}", ("pretrain", "control"), chosen))
+    return runs
+
+
+def sweeps_of_base(config: c.Config) -> list[Run]:
+    """Fig. A2: weight decay and lambda, each in one program; epsilon, whose data differ; updates are the snapshots."""
+    scale, runs = scale_of(config), snapshots(config)
+    layers = {"control.layers": tuple(range(config.model.depth + 1))}
+    for name, field, values in (
+        ("decay", "weight_decay", scale.weight_decays),
+        ("lambda", "obs_coef", scale.obs_coefs),
+    ):
+        rows = scale.sweep_bases * len(values)
+        chosen = seeds(rows, rows) | {"pretrain.seeds": scale.sweep_bases, "pretrain.vary": ((field, values),)}
+        runs.append(Run(name, ("pretrain", "control"), scale.overrides | chosen | layers))
+    for epsilon in scale.epsilons:
+        # Noise makes episodes longer: all of them get the time of the environment.
+        chosen = seeds(scale.sweep_bases, scale.sweep_bases) | {
+            "expert.epsilon": epsilon, "expert.horizon": config.env.horizon
+        }  # fmt: skip
+        runs.append(Run(f"epsilon-{epsilon}", ("pretrain", "control"), scale.overrides | chosen | layers))
+    return runs
+
+
+def metacontrollers(config: c.Config) -> list[Run]:
+    """The metacontrollers of the shared base models."""
+    return [*base(config), Run("meta", ("discover",), _base(config), "base")]
+
+
+def rate_distortion(config: c.Config) -> list[Run]:
+    """alpha x seeds in one program, with a Gumbel-sigmoid gate, for frozen and co-trained base models (C.6)."""
+    scale = scale_of(config)
+    rows = scale.rate_seeds * len(scale.alphas)
+    chosen = scale.overrides | seeds(1, scale.rate_seeds) | {
+        "reinforce.seeds": rows, "discover.gate": "gumbel", "discover.vary": (("alpha", scale.alphas),)
+    }  # fmt: skip
+    single = scale.overrides | seeds(1, 1)
+    return [
+        Run("rate-base", ("pretrain",), single),
+        Run("rate-frozen", ("discover",), chosen, "rate-base"),
+        Run("rate-cotrained", ("discover",), chosen | {"discover.base": "scratch"}),
+    ]
+
+
+def success(config: c.Config) -> list[Run]:
+    """Fig. 8: the five learners, each over base models x metacontrollers x learning rates in one program."""
+    scale, shared, runs = scale_of(config), _base(config), metacontrollers(config)
+    rl = {"reinforce.vary": (("lr", scale.lrs),)}
+    runs += [
+        Run("forced", ("discover",), shared | {"discover.gate": "forced"}, "base"),
+        Run("cotrained", ("discover",), shared | {"discover.base": "scratch"}),
+        Run("compile", ("compile",), shared, "base"),
+        Run("rl-internal", ("reinforce",), shared | rl, "meta"),
+        Run("rl-forced", ("reinforce",), shared | rl | {"discover.gate": "forced"}, "forced"),
+        Run("rl-cotrained", ("reinforce",), shared | rl | {"discover.base": "scratch"}, "cotrained"),
+        Run("rl-compile", ("reinforce",), shared | rl | {"reinforce.controller": "compile"}, "compile"),
+        Run("rl-raw", ("raw",), shared | {"reinforce.vary": (("raw_lr", scale.raw_lrs),)}, "base"),
+    ]
+    return runs
+
+
+def action_sets(config: c.Config) -> list[Run]:
+    """Fig. E2: base model and metacontroller for raw action sets of growing size."""
+    scale = scale_of(config)
+    return metacontrollers(config) + [
+        Run(f"moves-{moves}", ("pretrain", "discover"), scale.overrides | seeds(1, 1) | {"env.moves": moves})
+        for moves in scale.moves
+    ]
+
+
+def union(*parts: Callable[[c.Config], list[Run]]) -> Callable[[c.Config], list[Run]]:
+    """The runs of several sweeps, each once."""
+    return lambda config: list({run.name: run for part in parts for run in part(config)}.values())
+
+
+FIGURES: dict[str, Callable[[c.Config], list[Run]]] = {
+    "fig03": snapshots,
+    "fig04": depths,
+    "figA2": sweeps_of_base,
+    "fig06": metacontrollers,
+    "fig07": rate_distortion,
+    "fig08": success,
+    "figA4": metacontrollers,
+    "figE2": action_sets,
+}
+SWEEPS = FIGURES | {"figures": union(*FIGURES.values())}

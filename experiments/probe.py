@@ -1,0 +1,116 @@
+"""Linear probes of the true subgoal at every layer of the frozen base model (C.2), beside chance and exact Bayes.
+
+python -m experiments.probe --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments import common, pretrain
+from internal_rl import build, checkpoints
+from internal_rl.analysis import bayes, probing
+from internal_rl.config import Config
+from internal_rl.learning import loop, objectives, updates
+
+
+def residuals(cfg: Config, base: Any, key: jax.Array, batch: int):
+    """The residual stream [L + 1, B, T, D] of fresh expert trajectories, and these."""
+    episodes = pretrain.expert_batch(cfg, key, batch)
+    return jax.vmap(nnx.merge(build.base_model(cfg)[0], base).residuals, out_axes=1)(episodes.obs), episodes
+
+
+def stage(cfg: Config, axes: Any) -> loop.Stage:
+    """The training stage; its context holds the frozen base model and the standardiser of its residuals."""
+    loss = objectives.probe(build.base_model(cfg)[0])
+    train = cfg.probe
+
+    def update(state, context):
+        section = common.row(train, context)
+        sample = lambda key: pretrain.expert_batch(cfg, key, train.batch)  # noqa: E731
+        return updates.supervised(loss, sample, updates.optimiser(section))(state, context)
+
+    def evaluate(state, context):
+        key = common.evaluation_key(state)
+        return {
+            f"accuracy_{layer}": value
+            for layer, value in enumerate(accuracies(cfg, state.params, context, key, train.eval_batch))
+        }
+
+    return loop.Stage("probe", update, evaluate, train.steps, train.log_every, train.save_every, axes, ("nll",))
+
+
+def accuracies(cfg: Config, params: Any, context: Any, key: jax.Array, batch: int) -> jax.Array:
+    """Held-out accuracy of every layer's probe, [L + 1]."""
+    e_LBTD, episodes = residuals(cfg, context["base"], key, batch)
+    logits_LBTG = probing.logits(params, context["scale"], e_LBTD)
+    return jax.vmap(lambda logits: probing.accuracy(logits, episodes.subgoal, episodes.alive))(logits_LBTG)
+
+
+def initial(cfg: Config) -> updates.TrainState:
+    """The train state before the first update, leaves [S, ...]."""
+    layers, width, groups = cfg.model.depth + 1, cfg.model.width, build.subgoals(cfg)
+    return common.initial_state(cfg, "probe", lambda key: probing.init(layers, width, groups))
+
+
+def reference(cfg: Config, log_prior_Q: jax.Array, key: jax.Array, batch: int) -> dict[str, jax.Array]:
+    """Accuracy of the exact posterior over subgoals given the observed prefix, and of the most frequent subgoal."""
+    episodes = pretrain.expert_batch(cfg, key, batch)
+    posterior_BTG = belief(cfg, log_prior_Q, episodes)
+    frequency_G = jnp.mean(
+        jax.nn.one_hot(episodes.subgoal, posterior_BTG.shape[-1]), where=episodes.alive[..., None], axis=(0, 1)
+    )
+    return {"bayes": probing.accuracy(posterior_BTG, episodes.subgoal, episodes.alive), "chance": jnp.max(frequency_G)}
+
+
+def belief(cfg: Config, log_prior_Q: jax.Array, episodes: Any) -> jax.Array:
+    """The exact posterior over subgoals, [B, T, G]: colours of one subgoal summed."""
+    env = build.pretrain_env(cfg)
+    exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q)["subgoal"])(episodes.trajectory)
+    members = jnp.arange(env.colours)[:, None] // cfg.env.subgoal_length == jnp.arange(build.subgoals(cfg))
+    return exact @ members.astype(jnp.float32)
+
+
+def context_of(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The stage's context, its axes, and the base model's digest."""
+    base, digest = pretrain.load(cfg, workdir)
+    base, axis = build.spread(base, cfg.probe.rows)
+    key = common.stage_key(cfg, "probe scale")
+
+    def scale(base):
+        e_LBTD, episodes = residuals(cfg, base, key, cfg.probe.eval_batch)
+        return probing.standardiser(e_LBTD, episodes.alive)
+
+    scales = jax.jit(scale if axis is None else jax.vmap(scale))(base)
+    return (
+        {"base": base, "scale": scales, "vary": common.vary(cfg.probe)},
+        {"base": axis, "scale": axis, "vary": 0},
+        digest,
+    )
+
+
+def run(cfg: Config, workdir: Path) -> dict[str, Any]:
+    """Trains (or finishes training) and returns the stage's summary."""
+    context, axes, digest = context_of(cfg, workdir)
+    state = loop.run(
+        stage(cfg, axes), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents={"pretrain": digest}
+    )
+
+    def summarise():
+        key, batch = common.stage_key(cfg, "probe summary"), 8 * cfg.probe.eval_batch
+        measure = jax.vmap(lambda params, context: accuracies(cfg, params, context, key, batch), (0, axes))
+        log_prior_Q = pretrain.log_prior(pretrain.shares_of(cfg, workdir))
+        exact = jax.jit(lambda: reference(cfg, log_prior_Q, key, batch))()
+        by_layer = jax.jit(measure)(state.params, context).T
+        return {name: float(value) for name, value in exact.items()} | {"accuracy": by_layer.tolist()}
+
+    return common.cached(workdir / "probe" / "summary.json", checkpoints.leaf_digest(state), summarise)
+
+
+if __name__ == "__main__":
+    common.main(run, builds_on=("pretrain",))

@@ -1,0 +1,58 @@
+"""Raw-action RL: the base model fine-tuned with the same update (Eq. 10) and as many episodes as internal RL.
+
+python -m experiments.raw --config=configs/gridworld.py:tiny --workdir=runs/gridworld-tiny
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import common, pretrain, reinforce
+from internal_rl import build
+from internal_rl.config import Config
+from internal_rl.learning import loop, updates
+from internal_rl.learning.rollout import base_actor, raw_log_prob, rollout
+
+
+def play_raw(cfg: Config) -> reinforce.Play:
+    """One episode of the base model alone."""
+    env, model_def = build.post_env(cfg), build.base_model(cfg)[0]
+    return lambda params, context, key: rollout(env, base_actor(env, model_def, params), key)
+
+
+def stage(cfg: Config) -> loop.Stage:
+    """The training stage: the base model itself is trained, starting from its pretrained parameters."""
+    model_def, _ = build.base_model(cfg)
+
+    def update(state, context):
+        train = common.row(cfg.reinforce, context)
+        return updates.policy_gradient(
+            play_raw(cfg),
+            lambda params, episode: raw_log_prob(model_def, params, episode),
+            train,
+            updates.optimiser(train, train.raw_lr),
+        )(state, context)
+
+    return reinforce.rl_stage(cfg, "raw", update, {"vary": 0})
+
+
+def initial(cfg: Config, base: Any) -> updates.TrainState:
+    """The train state before the first update, one of the pretrained base models [P, ...] in each row."""
+    base, axis = build.spread(base, cfg.reinforce.rows)
+    start = common.starter(cfg.reinforce, lambda key, params: params, cfg.reinforce.raw_lr)
+    return jax.vmap(start, (0, axis))(common.row_keys(cfg, cfg.reinforce, "raw"), base)
+
+
+def run(cfg: Config, workdir: Path) -> dict[str, Any]:
+    """Trains (or finishes training) and returns the summary: numbers per row [S], before and after."""
+    base, digest = pretrain.load(cfg, workdir)
+    context = {"vary": common.vary(cfg.reinforce)}
+    start = lambda: initial(cfg, base)  # noqa: E731
+    return reinforce.learn(cfg, workdir, stage(cfg), play_raw(cfg), start, context, {"pretrain": digest})
+
+
+if __name__ == "__main__":
+    common.main(run, builds_on=("pretrain",))

@@ -1,0 +1,289 @@
+"""Runs a list of runs: what is missing, several at a time, each in its own folder; run again, it goes on.
+
+  python -m experiments.sweep --config=configs/gridworld.py:tiny --sweep=configs/sweeps.py:figures --workdir=DIR
+  [--jobs=2] python -m experiments.sweep ... --status     only the table
+
+A sweep is a function of the file that maps a configuration to a list of ``Run``. The folder of a run holds its
+stages, its log, and DONE or FAILED; the sweep's folder holds manifest.json with every command. Runs are processes of
+their own: one that fails stops what builds on it and nothing else. On a CPU each job is bound to its share of the
+cores, which for small models is twice as fast as one job on all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import common
+from internal_rl import checkpoints
+from internal_rl import config as c
+from internal_rl.learning.loop import STOPPED
+
+DONE, FAILED, WAITING, RUNNING, BLOCKED = "DONE", "FAILED", "waiting", "running", "blocked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run, resolved: its folder, its configuration and the commands that make it."""
+
+    name: str
+    folder: Path
+    parent: str
+    config: c.Config
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def digest(self) -> str:
+        """What DONE vouches for."""
+        return f"{c.digest(self.config)} {' '.join(command[2] for command in self.commands)}"
+
+    def state(self) -> str:
+        """``DONE`` or ``FAILED`` as marked in the folder, if for this configuration; else waiting."""
+        for marker in (DONE, FAILED):
+            path = self.folder / marker
+            if path.exists() and path.read_text(encoding="utf-8").splitlines()[:1] == [self.digest]:
+                return marker
+        return WAITING
+
+    def mark(self, marker: str, note: str) -> None:
+        """Leaves ``marker`` as the only one."""
+        for other in (DONE, FAILED):
+            (self.folder / other).unlink(missing_ok=True)
+        (self.folder / marker).write_text(f"{self.digest}\n{note}\n", encoding="utf-8")
+
+
+def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Job]:
+    """Resolves and validates every run before any starts; ``flags`` are ``--config=...`` and overrides for all of them.
+
+    Raises:
+      ConfigError: for a name used twice, a parent that does not come before, or an override that cannot be used.
+    """
+    jobs: dict[str, Job] = {}
+    for run in runs:
+        if run.name in jobs:
+            raise c.ConfigError(f"the sweep has two runs called {run.name!r}; expected each name once.")
+        if run.parent and run.parent not in jobs:
+            raise c.ConfigError(f"{run.name} builds on {run.parent!r}; expected a run that comes before it.")
+        chosen = [*flags, *(f"--config.{field}={value}" for field, value in run.overrides.items())]
+        try:
+            config = common.parse(["sweep", *chosen]).config
+        except c.ConfigError as error:
+            raise c.ConfigError(f"{run.name}: {error}") from error
+        folder = workdir / run.name
+        parent = [f"--parent={workdir / run.parent}"] if run.parent else []
+        commands = tuple(
+            (sys.executable, "-m", f"experiments.{stage}", *chosen, f"--workdir={folder}", *(parent if i == 0 else []))
+            for i, stage in enumerate(run.stages)
+        )
+        jobs[run.name] = Job(run.name, folder, run.parent, config, commands)
+    return list(jobs.values())
+
+
+class Runner:
+    """Runs jobs whose parents are done, ``slots`` at a time."""
+
+    def __init__(self, jobs: Sequence[Job], slots: int):
+        self.jobs = {job.name: job for job in jobs}
+        self.states = {job.name: job.state() for job in jobs}
+        self._children: set[subprocess.Popen] = set()
+        self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._slots: queue.Queue[list[int] | None] = queue.Queue()
+        for cores in _shares(slots):
+            self._slots.put(cores)
+        self._pool = concurrent.futures.ThreadPoolExecutor(slots)
+
+    def run(self) -> bool:
+        """Runs everything that can run; whether all is done. SIGTERM and Ctrl-C stop the children, which save."""
+        handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        # A failed run is tried again: the cause may have been the machine.
+        self.states = {name: WAITING if state == FAILED else state for name, state in self.states.items()}
+        pending: dict[concurrent.futures.Future, str] = {}
+        try:
+            while True:
+                for name in self._ready() if not self._stopping.is_set() else []:
+                    self.states[name] = RUNNING
+                    pending[self._pool.submit(self._execute, self.jobs[name])] = name
+                if not pending:
+                    break
+                finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in finished:
+                    self.states[pending.pop(future)] = future.result()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self._stopping.is_set():
+            print("sweep: stopped, states saved; the same command goes on.", file=sys.stderr)
+            raise SystemExit(STOPPED)
+        for name, state in self.states.items():
+            self.states[name] = BLOCKED if state == WAITING else state
+        return all(state == DONE for state in self.states.values())
+
+    def _ready(self) -> list[str]:
+        return [
+            name
+            for name, job in self.jobs.items()
+            if self.states[name] == WAITING and (not job.parent or self.states[job.parent] == DONE)
+        ]
+
+    def _execute(self, job: Job) -> str:
+        """Runs one job's commands in a free slot; the new state."""
+        cores = self._slots.get()
+        try:
+            if self._stopping.is_set():
+                return WAITING
+            job.folder.mkdir(parents=True, exist_ok=True)
+            start = time.monotonic()
+            _say(f"{job.name}: started")
+            with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
+                for command in job.commands:
+                    code = self._call(command, cores, log)
+                    if self._stopping.is_set():
+                        return WAITING
+                    if code:
+                        why = _last_line(job.folder / "log.txt")
+                        job.mark(FAILED, f"exit code {code}: {why}")
+                        _say(f"{job.name}: FAILED with exit code {code}: {why}")
+                        return FAILED
+            job.mark(DONE, f"{time.monotonic() - start:.0f} s")
+            _say(f"{job.name}: done in {time.monotonic() - start:.0f} s")
+            return DONE
+        finally:
+            self._slots.put(cores)
+
+    def _call(self, command: Sequence[str], cores: list[int] | None, log: Any) -> int:
+        with self._lock:  # a stop between the check and the start would miss the child
+            if self._stopping.is_set():
+                return STOPPED
+            child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._children.add(child)
+        if cores:
+            os.sched_setaffinity(child.pid, cores)  # long before it starts threads
+        code = child.wait()
+        with self._lock:
+            self._children.discard(child)
+        return code
+
+    def _stop(self, number: int, _: Any) -> None:
+        self._stopping.set()
+        for child in list(self._children):
+            child.send_signal(signal.SIGTERM)
+
+
+def _shares(slots: int) -> list[list[int] | None]:
+    """The cores of each slot; None where there is one slot or the system cannot bind."""
+    if slots == 1 or not hasattr(os, "sched_getaffinity"):
+        return [None] * slots
+    cores = sorted(os.sched_getaffinity(0))
+    return [cores[i::slots] or [cores[i % len(cores)]] for i in range(slots)]
+
+
+def _say(line: str) -> None:
+    """One write, so that lines of several threads do not mix."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "no output"
+
+
+def status(jobs: Sequence[Job], states: dict[str, str]) -> str:
+    """One line a run: state, time or reason, and how to see more."""
+    lines = []
+    for job in jobs:
+        marker = job.folder / states[job.name]
+        note = marker.read_text(encoding="utf-8").split("\n", 1)[1].strip() if marker.is_file() else ""
+        lines.append(f"{job.name:<28} {states[job.name]:<8} {note}".rstrip())
+    counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
+    return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
+
+
+def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
+    """``manifest.json``: what the sweep consists of, and the commands that make it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    runs = [
+        {
+            "name": job.name,
+            "parent": job.parent,
+            "digest": job.digest,
+            "commands": [shlex.join(("python", *command[1:])) for command in job.commands],
+        }
+        for job in jobs
+    ]
+    common.write_json(workdir / "manifest.json", {"sweep": sweep, "git": checkpoints.git_revision(), "runs": runs})
+
+
+def load_sweep(spec: str, config: c.Config) -> list[Any]:
+    """The runs of ``FILE.py:NAME`` for a configuration.
+
+    Raises:
+      ConfigError: if the file or the name does not exist.
+    """
+    file, _, name = spec.partition(":")
+    if not Path(file).is_file():
+        raise c.ConfigError(f"--sweep is {spec!r}; expected FILE.py:NAME with an existing file.")
+    found = importlib.util.spec_from_file_location("sweep_file", file)
+    module = importlib.util.module_from_spec(found)
+    sys.modules["sweep_file"] = module  # dataclasses look their module up
+    found.loader.exec_module(module)
+    if name not in module.SWEEPS:
+        raise c.ConfigError(f"--sweep is {spec!r}; expected one of {', '.join(module.SWEEPS)} in {file}.")
+    return module.SWEEPS[name](config)
+
+
+def automatic_jobs() -> int:
+    """One job per core on a CPU; one where JAX has an accelerator, which a process takes as a whole."""
+    accelerated = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
+    if accelerated:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(flags: Sequence[str], sweep: str, jobs: int, only_status: bool) -> bool:
+    """Runs a sweep, or shows how it stands; whether all of it is done."""
+    options = common.parse(["sweep", *flags])
+    if options.workdir is None:
+        raise c.ConfigError("--workdir is missing; expected the folder of the sweep.")
+    if jobs < 0:
+        raise c.ConfigError(f"--jobs is {jobs}; expected 0 (automatic) or more.")
+    shared = [flag for flag in flags if flag.lstrip("-").startswith("config")]
+    planned = jobs_of(shared, load_sweep(sweep, options.config), options.workdir)
+    states = {job.name: job.state() for job in planned}
+    if not only_status:
+        write_manifest(options.workdir, sweep, planned)
+        runner = Runner(planned, jobs or automatic_jobs())
+        runner.run()
+        states = runner.states
+    print(status(planned, states))
+    return all(state == DONE for state in states.values())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; exits with 1 if a run failed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--sweep", default="configs/sweeps.py:figures")
+    parser.add_argument("--jobs", type=int, default=0)
+    parser.add_argument("--status", action="store_true")
+    own, flags = parser.parse_known_args(sys.argv[1:] if argv is None else argv[1:])
+    with common.one_sentence():
+        if not run(flags, own.sweep, own.jobs, own.status):
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Linear probes of the true subgoal in the residual stream, one for every layer (C.2, Fig. 3, A1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from internal_rl.learning.losses import masked_mean
+
+Params = dict[str, jax.Array]
+
+
+def init(layers: int, width: int, subgoals: int) -> Params:
+    """Probes that know nothing: ``w`` [layers, D, G] and ``b`` [layers, G], all zero."""
+    return {"w": jnp.zeros((layers, width, subgoals)), "b": jnp.zeros((layers, subgoals))}
+
+
+def standardiser(e_LBTD: jax.Array, alive_BT: jax.Array) -> Params:
+    """``mean`` and ``std`` of every unit over the steps alive, [layers, D].
+
+    An affine change of a probe's input changes nothing that a linear probe can say; it lets one learning rate serve
+    layers whose residuals differ in size by orders of magnitude.
+    """
+    count = jnp.maximum(jnp.sum(alive_BT), 1)
+    mean = jnp.einsum("lbtd,bt->ld", e_LBTD, alive_BT.astype(jnp.float32)) / count
+    square = jnp.einsum("lbtd,bt->ld", (e_LBTD - mean[:, None, None]) ** 2, alive_BT.astype(jnp.float32)) / count
+    return {"mean": mean, "std": jnp.sqrt(square) + 1e-6}
+
+
+def logits(params: Params, scale: Params, e_LBTD: jax.Array) -> jax.Array:
+    """The probes' logits [layers, B, T, G]."""
+    x = (e_LBTD - scale["mean"][:, None, None]) / scale["std"][:, None, None]
+    return jnp.einsum("lbtd,ldg->lbtg", x, params["w"]) + params["b"][:, None, None]
+
+
+def accuracy(logits_BTG: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> jax.Array:
+    """Share of the steps alive at which the largest logit (or probability) is the true subgoal's."""
+    return masked_mean((jnp.argmax(logits_BTG, axis=-1) == subgoal_BT).astype(jnp.float32), alive_BT)

@@ -1,0 +1,188 @@
+"""Sweeps: every run is checked before one starts; what is done stays done; a failure stops only what builds on it."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import sweeps
+from configs.gridworld import get_config
+from experiments import common, figures, sweep
+from internal_rl import config as c
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = f"--config={ROOT}/configs/gridworld.py:smoke"
+
+
+def job(folder, name, program, parent=""):
+    """A run of one command."""
+    command = (sys.executable, "-c", program, name)
+    return sweep.Job(name, folder / name, parent, c.Config(), (command,))
+
+
+def trace(folder, name, code=0):
+    """A program that appends its name to a file and exits with ``code``."""
+    return f"import sys; open({str(folder / 'trace')!r}, 'a').write({name + ' '!r}); print('why'); sys.exit({code})"
+
+
+def seen(folder):
+    return (folder / "trace").read_text().split()
+
+
+def test_a_failure_stops_only_what_builds_on_it_and_is_tried_again(tmp_path, capsys):
+    def jobs(code):
+        return [
+            job(tmp_path, "base", trace(tmp_path, "base")),
+            job(tmp_path, "broken", trace(tmp_path, "broken", code), "base"),
+            job(tmp_path, "child", trace(tmp_path, "child"), "broken"),
+            job(tmp_path, "other", trace(tmp_path, "other"), "base"),
+        ]
+
+    first = sweep.Runner(jobs(3), 1)
+    assert not first.run()
+    assert first.states == {"base": "DONE", "broken": "FAILED", "child": "blocked", "other": "DONE"}
+    assert seen(tmp_path) == ["base", "broken", "other"]
+    assert "exit code 3: why" in (tmp_path / "broken" / "FAILED").read_text()
+    table = sweep.status(jobs(3), first.states)
+    assert "2 DONE, 1 FAILED, 1 blocked" in table and "exit code 3: why" in table
+
+    # The digest knows the configuration and the module, not the exit code of this stand-in.
+    second = sweep.Runner(jobs(0), 1)
+    assert second.run()
+    assert seen(tmp_path)[3:] == ["broken", "child"] and not (tmp_path / "broken" / "FAILED").exists()
+
+
+def test_done_vouches_for_one_configuration(tmp_path):
+    one = job(tmp_path, "run", "")
+    one.folder.mkdir()
+    one.mark("DONE", "1 s")
+    other = sweep.Job("run", one.folder, "", c.Config(seed=1), one.commands)
+    assert (one.state(), other.state()) == ("DONE", "waiting")
+
+
+def test_jobs_run_side_by_side(tmp_path):
+    """Each waits for the other's file: one after the other neither would end."""
+    program = (
+        "import pathlib, sys, time; mine, other = (pathlib.Path(p) for p in {!r}); mine.touch()\n"
+        "while not other.exists(): time.sleep(0.01)"
+    )
+    files = [str(tmp_path / "a"), str(tmp_path / "b")]
+    jobs = [job(tmp_path, "one", program.format(files)), job(tmp_path, "two", program.format(files[::-1]))]
+    assert sweep.Runner(jobs, 2).run()
+
+
+def test_a_stop_reaches_the_children_and_marks_nothing(tmp_path):
+    """They save on SIGTERM; the sweep then ends with the code that says: the same command goes on."""
+    program = (
+        "import pathlib, signal, sys, time\n"
+        f"def save(*_): pathlib.Path({str(tmp_path / 'saved')!r}).touch(); sys.exit(75)\n"
+        f"signal.signal(signal.SIGTERM, save); pathlib.Path({str(tmp_path / 'up')!r}).touch(); time.sleep(60)"
+    )
+    jobs = [job(tmp_path, "long", program), job(tmp_path, "next", "", "long")]
+
+    def stop():
+        while not (tmp_path / "up").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop).start()
+    with pytest.raises(SystemExit) as stopped:
+        sweep.Runner(jobs, 1).run()
+    assert stopped.value.code == 75 and (tmp_path / "saved").exists()
+    assert jobs[0].state() == jobs[1].state() == "waiting"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def resolve(*runs, preset="smoke"):
+    return sweep.jobs_of([f"--config={ROOT}/configs/gridworld.py:{preset}"], runs, Path("folder"))
+
+
+def test_bad_runs_are_refused_before_any_starts():
+    run = sweeps.Run("one", ("pretrain",), {})
+    for runs, words in (
+        ([run, run], "two runs called 'one'"),
+        ([sweeps.Run("two", ("control",), {}, "one"), run], "expected a run that comes before it"),
+        ([sweeps.Run("three", ("pretrain",), {"pretrain.stpes": 3})], "three: pretrain.stpes is not a field"),
+        ([sweeps.Run("four", ("pretrain",), {"pretrain.vary": (("batch", (1.0,)),)})], "four: pretrain.vary"),
+    ):
+        with pytest.raises(c.ConfigError, match=words.replace("(", r"\(")):
+            resolve(*runs)
+
+
+@pytest.mark.parametrize("preset", sorted(sweeps.SCALES))
+def test_every_sweep_of_every_preset_resolves(preset):
+    """Overrides are valid, parents come first, and what a run builds on was made by the same configuration."""
+    flag = f"--config={ROOT}/configs/gridworld.py:{preset}"
+    config = c.from_dict(get_config(preset).to_dict())
+    jobs = {one.name: one for one in sweep.jobs_of([flag], sweeps.SWEEPS["figures"](config), Path("folder"))}
+    for one in jobs.values():
+        if one.parent:
+            for section in ("env", "expert", "pretrain"):
+                assert getattr(one.config, section) == getattr(jobs[one.parent].config, section), one.name
+    for name, make in sweeps.FIGURES.items():
+        assert {run.name for run in make(config)} <= jobs.keys(), name
+
+
+def test_figure_eight_has_enough_models_at_tiny():
+    """At least three base models with two metacontrollers each, and more than one learning rate, for all five."""
+    config = c.from_dict(get_config("tiny").to_dict())
+    jobs = {one.name: one for one in resolve(*sweeps.success(config), preset="tiny")}
+    learners = [one.config for name, one in jobs.items() if name.startswith("rl-")]
+    assert len(learners) == 5
+    for one in learners:
+        assert one.pretrain.rows >= 3 and one.reinforce.seeds >= 2 * one.pretrain.rows
+        assert one.reinforce.rows >= 2 * one.reinforce.seeds
+
+
+def test_manifest_and_status_need_no_run(tmp_path, capsys):
+    flags = [SMOKE, f"--workdir={tmp_path}"]
+    assert not sweep.run(flags, f"{ROOT}/configs/sweeps.py:fig04", 1, only_status=True)
+    assert "waiting" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_bad_flags_are_one_sentence(tmp_path, capsys):
+    for arguments, words in (
+        (["--sweep=absent.py:x"], "existing file"),
+        ([f"--sweep={ROOT}/configs/sweeps.py:fig99"], "expected one of"),
+        (["--jobs=-1"], "--jobs is -1"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            sweep.main(["sweep", SMOKE, f"--workdir={tmp_path}", *arguments])
+        message = capsys.readouterr().err
+        assert stopped.value.code == common.BAD_INPUT and words in message and message.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        figures.main(["figures", SMOKE, f"--workdir={tmp_path}", "--only=fig99"])
+    assert stopped.value.code == common.BAD_INPUT and "fig99" in capsys.readouterr().err
+
+
+def test_a_parent_supplies_its_stages_unless_its_configuration_differs(tmp_path, capsys):
+    """Linked, not copied; the controlled layer may differ before anything used it, the base model's shape may not."""
+
+    def call(*arguments):
+        common.main(lambda config, workdir: None, ["prog", *arguments], builds_on=("pretrain", "discover"))
+
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    call(SMOKE, f"--workdir={parent}")
+    (parent / "pretrain").mkdir()
+    (parent / "pretrain" / "x").touch()
+    call(SMOKE, f"--workdir={child}", f"--parent={parent}", "--config.model.layer=0")
+    assert (child / "pretrain").is_symlink() and (child / "pretrain" / "x").exists()
+    assert json.loads((child / "config.json").read_text())["model"]["layer"] == 0
+    call(SMOKE, f"--workdir={child}", f"--parent={parent}", "--config.model.layer=0")
+
+    def refused(*arguments):
+        with pytest.raises(SystemExit):
+            call(SMOKE, f"--workdir={tmp_path / 'third'}", f"--parent={parent}", *arguments)
+        assert not (tmp_path / "third").exists()
+        return capsys.readouterr().err
+
+    assert "model.width = 16, not 32" in refused("--config.model.width=32")
+    assert "pretrain.lr" in refused("--config.pretrain.lr=0.5")
+    (parent / "discover").mkdir()
+    assert "model.layer = 1, not 0" in refused("--config.model.layer=0")
