@@ -126,4 +126,4 @@ def gap_panel(runs: figure.Runs, cfg) -> charts.Panel:
         "best probe": (steps, best_probe),
         "best control": (steps, control),
     }
-    return charts.Panel("Does control come when the gap closes?", curves, "updates of the base model", "", {}, (0, 1))
+    return charts.Panel("Gap, probes and control", curves, "updates of the base model", "", {}, (0, 1))

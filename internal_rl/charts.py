@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -154,7 +155,7 @@ def lines(panels: Sequence[Panel], *, columns: int = 3, stamp: str = "") -> Figu
         raise ValueError("panels is empty; expected at least one.")
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = panels_of(rows, columns, (max(3.5 * columns, 5.2), 3.1 * rows), stamp)
+    figure, axes = panels_of(rows, columns, (max(3.6 * columns, 5.2), 3.8 * rows), stamp)
     for ax, panel in zip(axes, panels, strict=False):
         for i, (name, (x, values)) in enumerate(panel.curves.items()):
             if len(values) != len(x):
@@ -190,10 +191,15 @@ def _finish(ax: Axes, panel: Panel) -> None:
         ax.xaxis.set_minor_locator(ticker.NullLocator())
     if panel.log_y:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(ticker.NullFormatter())
     ax.set_ylim(*panel.ylim)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8)
+    if names := ax.get_legend_handles_labels()[1]:
+        # Below the axes: curves and levels may lie anywhere inside.
+        columns = 1 if max(map(len, names)) > 24 else 2
+        ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.2), fontsize=8, ncols=columns, borderaxespad=0.0)
 
 
 @styled
@@ -263,8 +269,13 @@ def beliefs(
         if column == 0:
             ax.set_ylabel(rows[line], rotation=0, ha="right", va="center", fontsize=9)
         if line == 0:
-            starts = [0, *(np.flatnonzero(np.diff(subgoal_T)) + 1)]
-            ax.set_title("  ".join(names[int(subgoal_T[s])] for s in starts), fontsize=9)
+            edges = [0, *(np.flatnonzero(np.diff(subgoal_T)) + 1), len(subgoal_T)]
+            for start, stop in itertools.pairwise(edges):
+                goal = int(subgoal_T[start])
+                middle = (start + stop - 1) / 2
+                ax.text(middle, 1.08, names[goal], ha="center", fontsize=9, color=INK, bbox={
+                    "facecolor": colours[goal], "edgecolor": "none", "alpha": 0.6, "pad": 1.5
+                })  # fmt: skip
         ax.set_xticks(steps[::4] if line == len(rows) - 1 else [])
         if line == len(rows) - 1:
             ax.set_xlabel("time step")
