@@ -229,7 +229,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-@functools.cache
 def git_revision() -> str:
     """The commit of this checkout, with ``+dirty`` for one that was changed; ``unknown`` outside a checkout."""
     root = Path(__file__).resolve().parents[1]

@@ -171,3 +171,18 @@ def test_provenance_without_git(monkeypatch):
         assert checkpoints.provenance()["git"] == "unknown"
     finally:
         checkpoints.provenance.cache_clear()
+
+
+def test_steps_to_keep_survive_and_can_be_read(tmp_path):
+    """Beside the newest two; any other step is dropped, and reading it is one sentence."""
+    store = checkpoints.stage_checkpoints(tmp_path, "pretrain", keep=(2, 3))
+    states = {step: {"w": jnp.full(3, float(step))} for step in range(1, 7)}
+    for step, state in states.items():
+        store.save(step, state, {})
+    assert store.steps() == [2, 3, 5, 6]
+    shape = checkpoints.abstract(states[1])
+    state, digest = checkpoints.load_snapshot(tmp_path, "pretrain", shape, 3)
+    np.testing.assert_array_equal(state["w"], 3.0)
+    assert digest == checkpoints.leaf_digest(states[3])
+    with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint 4 in .*only \[2, 3, 5, 6\]"):
+        checkpoints.load_snapshot(tmp_path, "pretrain", shape, 4)
