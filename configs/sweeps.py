@@ -60,7 +60,7 @@ TINY = Scale(
     raw_lrs=(3e-4, 1e-3),
     moves=(6, 8),
     overrides={
-        "control.steps": 500, "control.batch": 64, "discover.steps": 2000, "compile.steps": 2000,
+        "control.steps": 500, "control.batch": 64, "discover.steps": 2000, "compile.steps": 1000,
         "reinforce.steps": 120, "reinforce.batch": 256,
     },
 )  # fmt: skip
