@@ -49,9 +49,16 @@ class Runs:
         return common.rows(self.folder(name) / stage)
 
     def names(self, prefix: str) -> list[str]:
-        """The runs whose name starts so, in the order of the manifest."""
+        """The runs whose name starts so, in the order of the manifest.
+
+        Raises:
+          ConfigError: if there are none.
+        """
         manifest = json.loads((self.workdir / "manifest.json").read_text(encoding="utf-8"))
-        return [run["name"] for run in manifest["runs"] if run["name"].startswith(prefix)]
+        found = [run["name"] for run in manifest["runs"] if run["name"].startswith(prefix)]
+        if not found:
+            raise c.ConfigError(f"no run in {self.workdir} is called {prefix}...; run experiments.sweep there first.")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

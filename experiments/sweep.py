@@ -16,6 +16,7 @@ import concurrent.futures
 import dataclasses
 import importlib.metadata
 import importlib.util
+import json
 import os
 import queue
 import shlex
@@ -214,8 +215,10 @@ def status(jobs: Sequence[Job], states: dict[str, str]) -> str:
 
 
 def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
-    """``manifest.json``: what the sweep consists of, and the commands that make it."""
+    """``manifest.json``: the runs of the sweeps of a folder and the commands that make them; this sweep first."""
     workdir.mkdir(parents=True, exist_ok=True)
+    path, names = workdir / "manifest.json", {job.name for job in jobs}
+    earlier = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
     runs = [
         {
             "name": job.name,
@@ -225,7 +228,8 @@ def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
         }
         for job in jobs
     ]
-    common.write_json(workdir / "manifest.json", {"sweep": sweep, "git": checkpoints.git_revision(), "runs": runs})
+    runs += [run for run in earlier if run["name"] not in names]
+    common.write_json(path, {"sweep": sweep, "git": checkpoints.git_revision(), "runs": runs})
 
 
 def load_sweep(spec: str, config: c.Config) -> list[Any]:

@@ -146,6 +146,15 @@ def test_manifest_and_status_need_no_run(tmp_path, capsys):
     assert "waiting" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
+def test_a_manifest_keeps_the_runs_of_other_sweeps(tmp_path):
+    one, two = job(tmp_path, "one", "a"), job(tmp_path, "two", "b")
+    sweep.write_manifest(tmp_path, "first", [one, two])
+    other = sweep.Job("two", two.folder, "", c.Config(seed=1), two.commands)
+    sweep.write_manifest(tmp_path, "second", [other])
+    runs = json.loads((tmp_path / "manifest.json").read_text())["runs"]
+    assert [(run["name"], run["digest"]) for run in runs] == [("two", other.digest), ("one", one.digest)]
+
+
 def test_bad_flags_are_one_sentence(tmp_path, capsys):
     for arguments, words in (
         (["--sweep=absent.py:x"], "existing file"),
