@@ -102,6 +102,7 @@ class Runner:
         self.states = {job.name: job.state() for job in jobs}
         self._children: set[subprocess.Popen] = set()
         self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._size = slots
         self._slots: queue.Queue[list[int] | None] = queue.Queue()
         for cores in _shares(slots):
             self._slots.put(cores)
@@ -115,7 +116,9 @@ class Runner:
         pending: dict[concurrent.futures.Future, str] = {}
         try:
             while True:
-                for name in self._ready() if not self._stopping.is_set() else []:
+                # No more than there are slots: a run that becomes ready goes before those behind it in the list.
+                free = 0 if self._stopping.is_set() else self._size - len(pending)
+                for name in self._ready()[:free]:
                     self.states[name] = RUNNING
                     pending[self._pool.submit(self._execute, self.jobs[name])] = name
                 if not pending:

@@ -57,6 +57,13 @@ def test_a_failure_stops_only_what_builds_on_it_and_is_tried_again(tmp_path, cap
     assert seen(tmp_path)[3:] == ["broken", "child"] and not (tmp_path / "broken" / "FAILED").exists()
 
 
+def test_what_becomes_ready_keeps_its_place(tmp_path):
+    """The child stands before the last run in the list, so it runs before it."""
+    jobs = [job(tmp_path, "base", trace(tmp_path, "base")), job(tmp_path, "child", trace(tmp_path, "child"), "base")]
+    jobs.append(job(tmp_path, "last", trace(tmp_path, "last")))
+    assert sweep.Runner(jobs, 1).run() and seen(tmp_path) == ["base", "child", "last"]
+
+
 def test_done_vouches_for_one_configuration(tmp_path):
     one = job(tmp_path, "run", "")
     one.folder.mkdir()
