@@ -56,7 +56,7 @@ def make(runs: figure.Runs) -> list[figure.Made]:
     )
     stamp = figure.stamp(
         cfg,
-        f"{cfg.control.rows} base models",
+        " / ".join(str(runs.config(name).control.rows) for name in found.values()) + " base models",
         f"controllers {cfg.control.steps:,} x {cfg.control.batch}, rank {cfg.control.rank}",
     )
     caption = (
