@@ -13,8 +13,9 @@ from internal_rl.config import Config
 from internal_rl.envs import gridworld
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
+from internal_rl.models.cell import hard_gate
 from internal_rl.models.compile import Compile
-from internal_rl.models.metacontroller import Metacontroller, hard_gate
+from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import Policy
 from internal_rl.models.sequence_model import SequenceModel
 

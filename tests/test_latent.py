@@ -11,8 +11,7 @@ from flax import struct
 
 from internal_rl import build
 from internal_rl.envs.latent import LatentEnv, abstract_step
-from internal_rl.models import layers
-from internal_rl.models import metacontroller as m
+from internal_rl.models import cell, layers
 
 CFG = small_world.CONFIG
 HORIZON, LAYER = CFG.env.horizon, CFG.model.layer
@@ -116,13 +115,13 @@ def test_it_is_the_trained_cell_and_the_full_controlled_pass(world, states):
         caches = model.init_state(HORIZON)
         e_TD, _ = model.lower(OBS[:HORIZON], caches[:LAYER], 0, LAYER)
 
-        def cell(carry, inputs):
+        def advance(carry, inputs):
             e_D, code = inputs
-            beta = controller.beta(e_D, carry, m.hard_gate(0.5), None)
+            beta = controller.beta(e_D, carry, cell.hard_gate(0.5), None)
             carry, z = controller.step(e_D, carry, code, beta)
             return carry, (beta, z, carry.history)
 
-        _, (beta, z_TZ, history) = jax.lax.scan(cell, controller.init_carry(), (e_TD, CODES))
+        _, (beta, z_TZ, history) = jax.lax.scan(advance, controller.init_carry(), (e_TD, CODES))
         out, _ = model.upper(layers.low_rank(e_TD, controller.factors(z_TZ)), caches[LAYER:], 0, LAYER)
         return e_TD, beta, z_TZ, history, out.action
 

@@ -12,6 +12,7 @@ from flax import nnx
 
 from configs.gridworld import get_config
 from internal_rl import build, config
+from internal_rl.models import cell
 from internal_rl.models import metacontroller as m
 
 CFG = small_world.CONFIG
@@ -43,7 +44,7 @@ def closed_gate(logit, noise):
 
 
 def test_gate_of_ones_takes_a_new_code_every_step():
-    code, beta, posterior = unrolled(m.forced_gate)
+    code, beta, posterior = unrolled(cell.forced_gate)
     np.testing.assert_array_equal(beta, 1)
     np.testing.assert_allclose(code, posterior.mean + np.exp(posterior.log_std) * NOISE, rtol=1e-6)
     assert len(np.unique(np.asarray(code), axis=0)) == STEPS
@@ -61,7 +62,7 @@ def test_held_codes_survive_a_step_bit_for_bit(world):
     """Also codes that a product with one would round, and infinities that a product with zero would turn to NaN."""
     step = jax.jit(world.metacontroller().step)
     old, new = jnp.array([0.1, -3e38, 1e-42]), jnp.array([jnp.inf, 0.3, jnp.nan])
-    carry = m.Carry(jnp.zeros(CFG.discover.history), old, jnp.bool_(False))
+    carry = cell.Carry(jnp.zeros(CFG.discover.history), old, jnp.bool_(False))
     for beta, kept in ((0.0, old), (1.0, new)):
         after, code = step(E_TD[0], carry, new, jnp.float32(beta))
         np.testing.assert_array_equal(np.asarray(code).view(np.int32), np.asarray(kept).view(np.int32))
@@ -76,9 +77,9 @@ def sigmoid(x):
 @pytest.mark.parametrize(
     ("gate", "slow"),
     [
-        (m.soft_gate, lambda logit, noise: sigmoid(logit)),
-        (m.gumbel_gate(0.5), lambda logit, noise: sigmoid((logit + noise) / 0.5)),
-        (m.hard_gate(0.5), lambda logit, noise: float(sigmoid(logit) >= 0.5)),
+        (cell.soft_gate, lambda logit, noise: sigmoid(logit)),
+        (cell.gumbel_gate(0.5), lambda logit, noise: sigmoid((logit + noise) / 0.5)),
+        (cell.hard_gate(0.5), lambda logit, noise: float(sigmoid(logit) >= 0.5)),
     ],
     ids=["soft", "gumbel", "hard"],
 )
@@ -95,7 +96,7 @@ def test_unroll_is_equation_17_written_out(world, gate, slow):
     s_TS = jax.jit(controller.embed)(E_TD, ALIVE)
     history, z = jnp.zeros(CFG.discover.history), np.zeros(CODE)
     for t in range(STEPS):
-        previous = m.Carry(history, jnp.asarray(z, jnp.float32), jnp.bool_(False))
+        previous = cell.Carry(history, jnp.asarray(z, jnp.float32), jnp.bool_(False))
         q, logit, history = pieces(E_TD[t], previous, s_TS[t])
         np.testing.assert_allclose(posterior.mean[t], q.mean, atol=1e-5)
         np.testing.assert_allclose(posterior.log_std[t], q.log_std, atol=1e-5)
@@ -109,9 +110,9 @@ def test_unroll_is_equation_17_written_out(world, gate, slow):
 def test_hard_gate_fires_at_its_threshold():
     """At or above, not only above; threshold 0 always fires."""
     logits = jnp.array([-1e-3, 0.0, 1e-3])
-    assert m.hard_gate(0.5)(logits, None).tolist() == [0, 1, 1]
-    assert m.hard_gate(0.9)(jnp.array([2.19, 2.20]), None).tolist() == [0, 1]
-    assert m.hard_gate(0.0)(jnp.array([-1e4, 5.0]), None).tolist() == [1, 1]
+    assert cell.hard_gate(0.5)(logits, None).tolist() == [0, 1, 1]
+    assert cell.hard_gate(0.9)(jnp.array([2.19, 2.20]), None).tolist() == [0, 1]
+    assert cell.hard_gate(0.0)(jnp.array([-1e4, 5.0]), None).tolist() == [1, 1]
 
 
 def test_history_is_a_gru(world):
@@ -119,7 +120,7 @@ def test_history_is_a_gru(world):
     controller, h = world.metacontroller(), rng_normal(3, CFG.discover.history)
     x = np.asarray(E_TD[0], np.float64)
     x = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
-    carry = m.Carry(h, jnp.zeros(CODE), jnp.bool_(False))
+    carry = cell.Carry(h, jnp.zeros(CODE), jnp.bool_(False))
     after, _ = jax.jit(controller.step)(E_TD[0], carry, jnp.ones(CODE), jnp.float32(1))
     gru = controller.gru
     inward = x @ np.asarray(gru.dense_i.kernel[...]) + np.asarray(gru.dense_i.bias[...])
@@ -144,7 +145,7 @@ def test_switch_is_causal_and_the_code_is_not(world):
     def unroll(encoder, e_TD):
         params = world.controller | {"encoder": encoder}
         controller = nnx.merge(world.controller_def, params)
-        return controller.unroll(e_TD, ALIVE, m.soft_gate, NOISE, GATE_NOISE)
+        return controller.unroll(e_TD, ALIVE, cell.soft_gate, NOISE, GATE_NOISE)
 
     past = np.tri(STEPS, dtype=bool)
     past[0] = False  # beta_1 is 1

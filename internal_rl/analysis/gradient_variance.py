@@ -33,7 +33,7 @@ from internal_rl.envs.latent import LatentEnv
 from internal_rl.learning import losses
 from internal_rl.learning.rollout import Episode, code_actor, code_log_prob
 from internal_rl.models import layers
-from internal_rl.models.metacontroller import schedule_gate
+from internal_rl.models.cell import schedule_gate
 
 LogProb = Callable[[Any, Any], jax.Array]
 """``(params, episode) -> [T]`` (or a scalar): log-probabilities of what an episode did, 0 where it did nothing."""

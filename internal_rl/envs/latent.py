@@ -14,7 +14,7 @@ from flax import nnx, struct
 
 from internal_rl.envs.core import Env
 from internal_rl.models import layers
-from internal_rl.models.metacontroller import Carry, hard_gate
+from internal_rl.models.cell import Carry, hard_gate
 
 
 @struct.dataclass

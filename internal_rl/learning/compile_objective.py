@@ -14,9 +14,9 @@ from flax import nnx
 from internal_rl.analysis import alignment
 from internal_rl.config import CompileConfig
 from internal_rl.data import Batch
+from internal_rl.learning import objectives
 from internal_rl.learning.losses import categorical_nll, masked_mean
 from internal_rl.learning.objectives import Loss
-from internal_rl.models import layers
 from internal_rl.models.compile import Boundary, Compile, Segments, hard_boundary, soft_boundary
 from internal_rl.models.sequence_model import SequenceModel
 
@@ -82,14 +82,8 @@ def renewal_loss(controller: Compile, e_BTD: jax.Array, segments: Segments, aliv
 
 def controlled(model: SequenceModel, controller: Compile, layer: int, obs_BTO: jax.Array) -> tuple[jax.Array, Decode]:
     """The base model's residual stream at ``layer``, [B, T, D], and what it does under ``U_t = f_hyp(z_t)``."""
-    states = model.init_state(obs_BTO.shape[1])
-    e_BTD = jax.vmap(lambda obs: model.lower(obs, states[:layer], 0, layer)[0])(obs_BTO)
-
-    def finish(e_TD, z_TZ):
-        e_TD = layers.low_rank(e_TD, controller.factors(z_TZ))
-        return model.upper(e_TD, states[layer:], 0, layer)[0].action
-
-    return e_BTD, lambda z_BTZ: jax.vmap(finish)(e_BTD, z_BTZ)
+    e_BTD = objectives.residual(model, layer, obs_BTO)
+    return e_BTD, lambda z_BTZ: objectives.steered(model, layer, e_BTD, controller.factors(z_BTZ))
 
 
 def compile_loss(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: CompileConfig) -> Loss:

@@ -13,7 +13,8 @@ from internal_rl.analysis import alignment, probing
 from internal_rl.config import DiscoverConfig
 from internal_rl.data import Batch
 from internal_rl.learning.losses import categorical_nll, masked_mean
-from internal_rl.models import layers, metacontroller
+from internal_rl.models import cell, layers
+from internal_rl.models.metacontroller import Posterior
 from internal_rl.models.sequence_model import SequenceModel
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
@@ -32,19 +33,20 @@ def prediction(model_def: nnx.GraphDef, obs_coef: float) -> Loss:
     return loss
 
 
-def _controlled_nll(model: SequenceModel, layer: int, batch: Batch, e_BTD, factors) -> jax.Array:
-    """Action NLL [B, T] of the base model whose residual at ``layer`` is replaced by ``e + U e``."""
-    states = model.init_state(batch.obs.shape[1])[layer:]
+def residual(model: SequenceModel, layer: int, obs_BTO: jax.Array) -> jax.Array:
+    """The residual stream e at ``layer``, [B, T, D]."""
+    states = model.init_state(obs_BTO.shape[1])[:layer]
+    return jax.vmap(lambda obs: model.lower(obs, states, 0, layer)[0])(obs_BTO)
+
+
+def steered(model: SequenceModel, layer: int, e_BTD: jax.Array, factors: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Action logits [B, T, A] of the base model whose residual at ``layer`` is replaced by ``e + U e``."""
+    states = model.init_state(e_BTD.shape[1])[layer:]
 
     def finish(e_TD, factors):
         return model.upper(layers.low_rank(e_TD, factors), states, 0, layer)[0].action
 
-    return categorical_nll(jax.vmap(finish)(e_BTD, factors), batch.action)
-
-
-def _residual(model: SequenceModel, layer: int, batch: Batch) -> jax.Array:
-    states = model.init_state(batch.obs.shape[1])[:layer]
-    return jax.vmap(lambda obs: model.lower(obs, states, 0, layer)[0])(batch.obs)
+    return jax.vmap(finish)(e_BTD, factors)
 
 
 def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...]) -> Loss:
@@ -62,7 +64,7 @@ def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...]) -> Loss:
         nll = {}
         for layer in at:
             factors = tuple(jnp.einsum("btg,gij->btij", picked, params[str(layer)][name]) for name in ("a", "b"))
-            nll_BT = _controlled_nll(model, layer, batch, e_LBTD[layer], factors)
+            nll_BT = categorical_nll(steered(model, layer, e_LBTD[layer], factors), batch.action)
             nll[f"nll_{layer}"] = masked_mean(nll_BT, batch.alive)
         total = sum(nll.values())
         return total, {"nll": total / len(at)} | nll
@@ -92,11 +94,11 @@ def kl_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
     return cfg.alpha_start + jnp.clip(progress, 0.0, 1.0) * (cfg.alpha - cfg.alpha_start)
 
 
-def gate_of(cfg: DiscoverConfig, step: jax.Array) -> metacontroller.Gate:
+def gate_of(cfg: DiscoverConfig, step: jax.Array) -> cell.Gate:
     """How beta acts at an update of training: ``hold_beta`` for the first ``hold`` updates, then as ``gate`` says."""
     if cfg.gate == "forced":
-        return metacontroller.forced_gate
-    gates = {"soft": metacontroller.soft_gate, "gumbel": metacontroller.gumbel_gate(cfg.gumbel_temperature)}
+        return cell.forced_gate
+    gates = {"soft": cell.soft_gate, "gumbel": cell.gumbel_gate(cfg.gumbel_temperature)}
     return lambda logit, noise: jnp.where(step < cfg.hold, cfg.hold_beta, gates[cfg.gate](logit, noise))
 
 
@@ -110,7 +112,7 @@ class Controlled:
     """[B, T, n_z], z_t."""
     beta: jax.Array
     """[B, T], 1 at the first step."""
-    posterior: metacontroller.Posterior
+    posterior: Posterior
     """[B, T, n_z]."""
 
     def nll(self, alive_BT: jax.Array) -> jax.Array:
@@ -140,11 +142,12 @@ def controlled(
     noise = jax.random.normal(code_key, (*shape, cfg.code))
     gate_noise = jax.random.logistic(gate_key, shape)
 
-    e_BTD = _residual(model, layer, batch)
+    e_BTD = residual(model, layer, batch.obs)
     gate = gate_of(cfg, step)
     unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate, n, g))
     code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
-    return Controlled(_controlled_nll(model, layer, batch, e_BTD, controller.factors(code)), code, beta, posterior)
+    logits = steered(model, layer, e_BTD, controller.factors(code))
+    return Controlled(categorical_nll(logits, batch.action), code, beta, posterior)
 
 
 def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: DiscoverConfig) -> Loss:

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from internal_rl.config import CompileConfig
+from internal_rl.models.cell import Carry, Cell
 from internal_rl.models.layers import MLP, Block, Recurrent, linear
-from internal_rl.models.metacontroller import Carry, Metacontroller, Posterior
+from internal_rl.models.metacontroller import Posterior
 
 Boundary = Callable[[jax.Array, jax.Array], jax.Array]
 """Maps logits and Gumbel noise, both [P], to a boundary: weights over the positions that sum to one."""
@@ -114,16 +115,13 @@ class SegmentRecurrent(Recurrent):
         return self.out(nnx.gelu(gate) * self.lru(convolved, h_W)[0]), started_T
 
 
-class Compile(nnx.Module):
+class Compile(Cell):
     """Networks of Tables A11 and A12 for raw observations and a controlled residual stream of ``width``."""
 
-    # How it acts is how the metacontroller acts; only what its switch has learnt differs.
-    step, remember, beta = Metacontroller.step, Metacontroller.remember, Metacontroller.beta
-    switch_logit, factors = Metacontroller.switch_logit, Metacontroller.factors
-    integrate = staticmethod(Metacontroller.integrate)
-
     def __init__(self, cfg: CompileConfig, observation: int, width: int, rngs: nnx.Rngs):
-        self.cfg, self.width = cfg, width
+        sizes = {"history": cfg.hidden, "code": cfg.code, "rank": cfg.rank}
+        super().__init__(width, **sizes, switch_hidden=cfg.hidden, hyper_hidden=cfg.hyper_hidden, rngs=rngs)
+        self.cfg = cfg
         inner = cfg.encoder_width
 
         def block():
@@ -135,17 +133,6 @@ class Compile(nnx.Module):
         self.boundary_head = MLP(inner, cfg.hidden, 1, 1.0, rngs)
         self.code_head = MLP(inner, cfg.hidden, 2 * cfg.code, 1.0, rngs)
         self.code_head.down.bias[...] = jnp.repeat(jnp.array([0.0, cfg.log_std_init]), cfg.code)
-
-        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
-        self.gru = nnx.GRUCell(width, cfg.hidden, rngs=rngs)
-        self.switch = MLP(width + cfg.hidden + cfg.code, cfg.hidden, 1, 1.0, rngs)
-        self.hyper_up = linear(cfg.code, cfg.hyper_hidden, 1.0, rngs)
-        self.hyper_a = linear(cfg.hyper_hidden, cfg.rank * width, 1.0 / width, rngs)
-        self.hyper_b = linear(cfg.hyper_hidden, width * cfg.rank, 0.01, rngs)
-
-    def init_carry(self) -> Carry:
-        """The carry before the first step."""
-        return Carry(jnp.zeros(self.cfg.hidden), jnp.zeros(self.cfg.code), jnp.bool_(True))
 
     def encode(self, x_PE: jax.Array, started_P: jax.Array) -> jax.Array:
         """Encodings [P, E] of embedded observations, of a segment that has started with probability ``started_P``."""
@@ -210,11 +197,6 @@ class Compile(nnx.Module):
 
     def renewal_logits(self, e_TD: jax.Array, code_TZ: jax.Array) -> jax.Array:
         """The switch's logits [T] along a sequence with the given codes z_t, as :meth:`switch_logit` acts on them."""
-
-        def remember(history, e_D):
-            return self.remember(history, e_D), history
-
-        _, history_TH = jax.lax.scan(remember, jnp.zeros(self.cfg.hidden), e_TD)
         held_TZ = jnp.pad(code_TZ[:-1], ((1, 0), (0, 0)))
         first_T = jnp.arange(e_TD.shape[0]) == 0
-        return jax.vmap(self.switch_logit)(e_TD, Carry(history_TH, held_TZ, first_T))
+        return jax.vmap(self.switch_logit)(e_TD, Carry(self.histories(e_TD), held_TZ, first_T))
