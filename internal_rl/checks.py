@@ -1,0 +1,217 @@
+"""What makes a configuration acceptable: names, types, ranges and how sections fit each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from internal_rl.config import Config, EnvConfig, ModelConfig, TrainConfig
+
+
+class ConfigError(ValueError):
+    """A configuration problem: one sentence naming the field, the value and what was expected."""
+
+
+def build(cls: type, values: Any, path: str = "") -> Any:
+    """A dataclass from nested plain values, with the types that its annotations name.
+
+    Raises:
+      ConfigError: for an unknown, missing or ill-typed field.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path or 'config'} is {values!r}; expected a section with fields.")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            close = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f" (did you mean {path}{close[0]}?)" if close else ""
+            raise ConfigError(f"{path}{name} is not a field of the configuration{hint}.")
+    return cls(**{name: _coerce(hints[name], value, path + name) for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """Checks ``value`` against a type hint; the only conversions are int to float and list to tuple."""
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path + ".")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{path} is {value!r}; expected one of {', '.join(map(repr, args))}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{path} is {value!r}; expected a tuple.")
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ConfigError(f"{path} is {value!r} with {len(value)} entries; expected {len(args)}.")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_coerce(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    accepted = (int, float) if hint is float else hint
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, accepted):
+        name = hint.__name__ if not isinstance(hint, types.UnionType) else str(hint)
+        raise ConfigError(f"{path} is {value!r} of type {type(value).__name__}; expected {name}.")
+    if hint is float:
+        if not math.isfinite(value):
+            raise ConfigError(f"{path} is {value!r}; expected a finite number.")
+        return float(value)
+    return value
+
+
+def check(config: Config) -> None:
+    """Refuses values out of range and sections that do not fit each other.
+
+    Raises:
+      ConfigError: for the first of them.
+    """
+    _check_ranges(config)
+    _check_env(config.env)
+    _check_model(config.model)
+    _check_stages(config)
+
+
+_POSITIVE = {
+    "size", "colours", "subgoal_length", "width", "depth", "heads", "head_width", "mlp", "buckets",
+    "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
+    "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "rank", "epochs",
+    "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
+    "poisson_rate", "hidden", "encoder_width", "encoder_heads", "encoder_layers",
+}  # fmt: skip
+
+
+_ANY_SIGN = {"log_std_init", "switch_bias"}
+
+
+def _check_ranges(section: Any, path: str = "") -> None:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{path}{field.name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            positive = field.name in _POSITIVE
+            if (value < 0 and field.name not in _ANY_SIGN) or (positive and value == 0):
+                raise ConfigError(f"{path}{field.name} is {value!r}; expected {'> 0' if positive else '>= 0'}.")
+            if isinstance(value, int) and value >= 2**31:
+                raise ConfigError(f"{path}{field.name} is {value!r}; expected less than 2**31.")
+
+
+def _check_env(env: EnvConfig) -> None:
+    cells = env.size**2
+    if env.horizon == 0:
+        raise ConfigError("env.horizon is 0; expected > 0.")
+    if env.size > 31:
+        raise ConfigError(f"env.size is {env.size}; expected at most 31.")
+    if not 4 <= env.moves <= 8:
+        raise ConfigError(f"env.moves is {env.moves}; expected 4 to 8.")
+    if env.colours + env.walls + 1 > cells:
+        raise ConfigError(
+            f"env.colours is {env.colours} and env.walls is {env.walls}; expected colours + walls + 1 "
+            f"<= size**2 = {cells}."
+        )
+    for field in ("pretrain_tasks", "post_tasks"):
+        tasks = getattr(env, field)
+        if not tasks:
+            raise ConfigError(f"env.{field} is empty; expected at least one task.")
+        for task in tasks:
+            if not task or len(task) > env.horizon:
+                raise ConfigError(
+                    f"env.{field} has the task {task}; expected 1 to env.horizon = {env.horizon} colours."
+                )
+            if any(not 0 <= colour < env.colours for colour in task):
+                raise ConfigError(
+                    f"env.{field} has the task {task}; expected colours below env.colours = {env.colours}."
+                )
+            if any(a == b for a, b in zip(task, task[1:], strict=False)):
+                raise ConfigError(f"env.{field} has the task {task}; expected no colour twice in a row.")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.layer > model.depth:
+        raise ConfigError(f"model.layer is {model.layer}; expected at most model.depth = {model.depth}.")
+    if model.width % model.heads:
+        raise ConfigError(f"model.width is {model.width}; expected a multiple of model.heads = {model.heads}.")
+    if model.buckets < 2 or model.max_distance <= model.buckets // 2:
+        raise ConfigError(
+            f"model.max_distance is {model.max_distance}; expected more than half of model.buckets = "
+            f"{model.buckets} >= 2."
+        )
+
+
+def _check_stages(config: Config) -> None:
+    if config.expert.epsilon > 1:
+        raise ConfigError(f"expert.epsilon is {config.expert.epsilon}; expected a probability.")
+    if config.expert.horizon > config.env.horizon:
+        raise ConfigError(
+            f"expert.horizon is {config.expert.horizon}; expected at most env.horizon = {config.env.horizon}."
+        )
+    for name in ("pretrain", "probe", "control", "discover", "compile", "reinforce"):
+        _check_train(name, getattr(config, name))
+    for name in ("probe", "control", "discover", "compile", "reinforce"):
+        if getattr(config, name).seeds % config.pretrain.rows:
+            raise ConfigError(
+                f"{name}.seeds is {getattr(config, name).seeds}; expected a multiple of {config.pretrain.rows}, the "
+                "number of base models."
+            )
+    for snapshot in config.pretrain.snapshots:
+        if not 0 < snapshot <= config.pretrain.steps or snapshot % config.pretrain.save_every:
+            raise ConfigError(
+                f"pretrain.snapshots has {snapshot}; expected multiples of pretrain.save_every = "
+                f"{config.pretrain.save_every} up to pretrain.steps = {config.pretrain.steps}."
+            )
+    if config.snapshot and config.snapshot not in config.pretrain.snapshots:
+        raise ConfigError(f"snapshot is {config.snapshot}; expected 0 or one of {config.pretrain.snapshots}.")
+    for layer in config.control.layers:
+        if not 0 <= layer <= config.model.depth:
+            raise ConfigError(f"control.layers has {layer}; expected 0 to model.depth = {config.model.depth}.")
+    if config.discover.hold_beta > 1:
+        raise ConfigError(f"discover.hold_beta is {config.discover.hold_beta}; expected a number in [0, 1].")
+    if config.discover.hold >= config.discover.steps:
+        raise ConfigError(
+            f"discover.hold is {config.discover.hold}; expected less than discover.steps = {config.discover.steps}, "
+            "or the switch is never trained."
+        )
+    rl = config.reinforce
+    controllers = config.compile.rows if rl.controller == "compile" else config.discover.rows
+    if rl.seeds % controllers:
+        raise ConfigError(
+            f"reinforce.seeds is {rl.seeds}; expected a multiple of {controllers}, the number of metacontrollers."
+        )
+    if config.compile.encoder_width % config.compile.encoder_heads:
+        raise ConfigError(
+            f"compile.encoder_width is {config.compile.encoder_width}; expected a multiple of encoder_heads = "
+            f"{config.compile.encoder_heads}."
+        )
+    if rl.batch % rl.minibatches:
+        raise ConfigError(f"reinforce.batch is {rl.batch}; expected a multiple of minibatches = {rl.minibatches}.")
+    if rl.policy_width % rl.policy_heads:
+        raise ConfigError(
+            f"reinforce.policy_width is {rl.policy_width}; expected a multiple of policy_heads = {rl.policy_heads}."
+        )
+    if rl.threshold >= 1:
+        raise ConfigError(f"reinforce.threshold is {rl.threshold}; expected a number in [0, 1).")
+
+
+VARIABLE = ("lr", "weight_decay", "raw_lr", "alpha", "obs_coef", "kl_codes", "kl_boundaries")
+"""Fields that only scale something inside a compiled program, so that ``vary`` can give each row its own."""
+
+
+def _check_train(name: str, train: TrainConfig) -> None:
+    if any(not 0 <= beta < 1 for beta in train.betas):
+        raise ConfigError(f"{name}.betas is {train.betas}; expected numbers in [0, 1).")
+    if train.steps % train.log_every:
+        raise ConfigError(f"{name}.steps is {train.steps}; expected a multiple of log_every = {train.log_every}.")
+    if train.save_every % train.log_every:
+        raise ConfigError(
+            f"{name}.save_every is {train.save_every}; expected a multiple of log_every = {train.log_every}."
+        )
+    fields = [field.name for field in dataclasses.fields(train) if field.name in VARIABLE]
+    for field, values in train.vary:
+        if field not in fields or not values:
+            raise ConfigError(f"{name}.vary has {(field, values)}; expected one of {fields} with its values.")
+        for value in values:
+            _check_ranges(dataclasses.replace(train, **{field: value}, vary=()), f"{name}.")
+    if len({field for field, _ in train.vary}) < len(train.vary):
+        raise ConfigError(f"{name}.vary is {train.vary}; expected each field once.")
