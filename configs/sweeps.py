@@ -1,7 +1,6 @@
 """The runs behind the figures, as data: a sweep maps a configuration to a list of ``Run``.
 
-  python -m experiments.sweep --config=configs/gridworld.py:tiny --sweep=configs/sweeps.py:fig04
-  --workdir=runs/figures-tiny
+  python -m experiments.sweep --config=configs/gridworld.py:tiny --sweep=configs/sweeps.py:fig04 --workdir=DIR
 
 Every figure has a sweep of its name; ``figures`` is all of them. Runs of one name are the same run in every sweep, so
 the base models are trained once. Overrides are those of the command line, ``{"control.steps": 400}``.

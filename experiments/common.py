@@ -30,7 +30,7 @@ from ml_collections import config_flags
 
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
-from internal_rl.learning import updates
+from internal_rl.learning import objectives, updates
 from internal_rl.learning.loop import NonFiniteError
 from internal_rl.learning.updates import TrainState
 
@@ -255,6 +255,18 @@ def vary(train: c.TrainConfig) -> dict[str, jax.Array]:
 def row(train: Any, context: dict[str, Any]) -> Any:
     """The section of the configuration as one row of the seeds axis has it."""
     return dataclasses.replace(train, **context["vary"])
+
+
+def supervised(
+    train: Any, loss_of: Callable[[Any], objectives.Loss], sample: Callable[[jax.Array], Any]
+) -> Callable[..., Any]:
+    """A stage's update on batches ``sample(key)``; ``loss_of`` reads the section as a row of the seeds axis has it."""
+
+    def update(state: TrainState, context: dict[str, Any]):
+        section = row(train, context)
+        return updates.supervised(loss_of(section), sample, updates.optimiser(section))(state, context)
+
+    return update
 
 
 def cached(path: Path, digest: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

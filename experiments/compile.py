@@ -24,11 +24,10 @@ def stage(cfg: Config) -> loop.Stage:
     train = cfg.compile
     base_def, module_def = build.base_model(cfg)[0], build.compile_module(cfg)[0]
 
-    def update(state, context):
-        section = common.row(train, context)
-        loss = compile_objective.compile_loss(base_def, module_def, cfg.model.layer, section)
-        tx = updates.optimiser(section)
-        return updates.supervised(loss, lambda key: pretrain.clean_batch(cfg, key, train.batch), tx)(state, context)
+    def loss_of(section):
+        return compile_objective.compile_loss(base_def, module_def, cfg.model.layer, section)
+
+    update = common.supervised(train, loss_of, lambda key: pretrain.clean_batch(cfg, key, train.batch))
 
     def evaluate(state, context):
         del context

@@ -30,10 +30,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""
     train = cfg.control
     loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg))
-
-    def update(state, context):
-        tx = updates.optimiser(common.row(train, context))
-        return updates.supervised(loss, lambda key: pretrain.clean_batch(cfg, key, train.batch), tx)(state, context)
+    update = common.supervised(train, lambda section: loss, lambda key: pretrain.clean_batch(cfg, key, train.batch))
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

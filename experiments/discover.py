@@ -31,13 +31,11 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the base model unless that is trained along (co-training)."""
     train = cfg.discover
 
-    def update(state, context):
-        section = common.row(train, context)
+    def loss_of(section):
         loss = objectives.discovery(build.base_model(cfg)[0], build.metacontroller(cfg)[0], cfg.model.layer, section)
-        if train.base != "frozen":
-            loss = objectives.trained_along(loss)
-        tx = updates.optimiser(section)
-        return updates.supervised(loss, lambda key: pretrain.clean_batch(cfg, key, train.batch), tx)(state, context)
+        return loss if train.base == "frozen" else objectives.trained_along(loss)
+
+    update = common.supervised(train, loss_of, lambda key: pretrain.clean_batch(cfg, key, train.batch))
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,6 @@ class Made:
     """The figure's message in one line of numbers, printed when it is made."""
 
 
-Make = Callable[[Runs], Sequence[Made]]
-
-
 def stamp(cfg: c.Config, runs: str, steps: str) -> str:
     """The footer of a figure: preset, root seed, runs, steps, hardware and revision."""
     made = checkpoints.provenance()
@@ -102,11 +99,6 @@ def save(folder: Path, made: Made) -> None:
     (folder / f"{name}.svg").write_bytes(charts.svg(made.figure))
     claims = [dataclasses.asdict(claim) for claim in made.claims]
     common.write_json(folder / f"{name}.json", {"title": made.title, "caption": made.caption, "claims": claims})
-
-
-def long(**columns: Sequence[Any]) -> list[dict[str, Any]]:
-    """Columns of equal length as rows of a table."""
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def ceiling(runs: Runs, name: str) -> float:

@@ -6,7 +6,6 @@ python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,17 @@ def clean_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
 
 def stage(cfg: Config) -> loop.Stage:
     """The training stage; its context holds the Bayes predictor's log-prior over tasks."""
-    model_def, _ = build.base_model(cfg)
-
-    def update(state, context):
-        train = common.row(cfg.pretrain, context)
-        loss = objectives.prediction(model_def, train.obs_coef)
-        sample = functools.partial(expert_batch, cfg, batch=train.batch)
-        return updates.supervised(loss, sample, updates.optimiser(train))(state, context)
+    train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
+    update = common.supervised(
+        train,
+        lambda section: objectives.prediction(model_def, section.obs_coef),
+        lambda key: expert_batch(cfg, key, train.batch),
+    )
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
         return compare(cfg, model_def, state.params, context["log_prior"], key, cfg.pretrain.eval_batch)
 
-    train = cfg.pretrain
     return loop.Stage(
         "pretrain", update, evaluate, train.steps, train.log_every, train.save_every,
         context_axes={"vary": 0, "log_prior": None}, headline=("nll", "held_out_nll", "bayes_nll", "gap"),

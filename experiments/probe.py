@@ -29,11 +29,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model and the standardiser of its residuals."""
     loss = objectives.probe(build.base_model(cfg)[0])
     train = cfg.probe
-
-    def update(state, context):
-        section = common.row(train, context)
-        sample = lambda key: pretrain.expert_batch(cfg, key, train.batch)  # noqa: E731
-        return updates.supervised(loss, sample, updates.optimiser(section))(state, context)
+    update = common.supervised(train, lambda section: loss, lambda key: pretrain.expert_batch(cfg, key, train.batch))
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

@@ -5,6 +5,7 @@ python -m experiments.raw --config=configs/gridworld.py:tiny --workdir=runs/grid
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from internal_rl.learning import loop, updates
 from internal_rl.learning.rollout import base_actor, raw_log_prob, rollout
 
 
-def play_raw(cfg: Config) -> reinforce.Play:
+def play_raw(cfg: Config) -> updates.Play:
     """One episode of the base model alone."""
     env, model_def = build.post_env(cfg), build.base_model(cfg)[0]
     return lambda params, context, key: rollout(env, base_actor(env, model_def, params), key)
@@ -25,18 +26,8 @@ def play_raw(cfg: Config) -> reinforce.Play:
 
 def stage(cfg: Config) -> loop.Stage:
     """The training stage: the base model itself is trained, starting from its pretrained parameters."""
-    model_def, _ = build.base_model(cfg)
-
-    def update(state, context):
-        train = common.row(cfg.reinforce, context)
-        return updates.policy_gradient(
-            play_raw(cfg),
-            lambda params, episode: raw_log_prob(model_def, params, episode),
-            train,
-            updates.optimiser(train, train.raw_lr),
-        )(state, context)
-
-    return reinforce.rl_stage(cfg, "raw", update, {"vary": 0})
+    log_prob = functools.partial(raw_log_prob, build.base_model(cfg)[0])
+    return reinforce.rl_stage(cfg, "raw", play_raw(cfg), log_prob, {"vary": 0}, "raw_lr")
 
 
 def initial(cfg: Config, base: Any) -> updates.TrainState:

@@ -5,6 +5,7 @@ python -m experiments.reinforce --config=configs/gridworld.py:tiny --workdir=run
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,13 @@ from internal_rl import build, checkpoints
 from internal_rl.analysis import steering
 from internal_rl.config import Config
 from internal_rl.learning import loop, updates
-from internal_rl.learning.rollout import Episode, code_actor, code_log_prob, rollout
+from internal_rl.learning.rollout import code_actor, code_log_prob, rollout
 
-Play = Callable[[Any, Any, jax.Array], Episode]
-"""``(params, context, key) -> Episode``."""
 EPISODES = 16
 """Episodes of the evaluations before and after training, in units of ``eval_batch``."""
 
 
-def play_codes(cfg: Config) -> Play:
+def play_codes(cfg: Config) -> updates.Play:
     """One episode of the code-space policy; the context holds base model and metacontroller."""
     policy_def, _ = build.policy(cfg)
 
@@ -38,22 +37,20 @@ def play_codes(cfg: Config) -> Play:
 def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds base model and metacontroller."""
     policy_def, _ = build.policy(cfg)
+    return rl_stage(cfg, "reinforce", play_codes(cfg), functools.partial(code_log_prob, policy_def), axes)
+
+
+def rl_stage(
+    cfg: Config, name: str, play: updates.Play, log_prob: updates.LogProb, axes: Any, lr: str = "lr"
+) -> loop.Stage:
+    """A stage of policy gradients, whose training episodes are its measure; ``lr`` names its learning rate."""
+    train = cfg.reinforce
 
     def update(state, context):
-        train = common.row(cfg.reinforce, context)
-        return updates.policy_gradient(
-            play_codes(cfg),
-            lambda params, episode: code_log_prob(policy_def, params, episode),
-            train,
-            updates.optimiser(train),
-        )(state, context)
+        section = common.row(train, context)
+        tx = updates.optimiser(section, getattr(section, lr))
+        return updates.policy_gradient(play, log_prob, section, tx)(state, context)
 
-    return rl_stage(cfg, "reinforce", update, axes)
-
-
-def rl_stage(cfg: Config, name: str, update: Any, axes: Any) -> loop.Stage:
-    """A stage of policy gradients, whose training episodes are its measure."""
-    train = cfg.reinforce
     headline = ("success", "subgoals", "decisions")
     return loop.Stage(name, update, None, train.steps, train.log_every, train.save_every, axes, headline)
 
@@ -73,7 +70,9 @@ def parents(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any],
     return context, {"base": base_axis, "controller": controller_axis, "vary": 0}, digests
 
 
-def success(cfg: Config, play: Play, params: Any, context: Any, axes: Any, label: str) -> dict[str, list[float]]:
+def success(
+    cfg: Config, play: updates.Play, params: Any, context: Any, axes: Any, label: str
+) -> dict[str, list[float]]:
     """What the rows' policies achieve on fresh episodes, [S] each."""
     keys = common.row_keys(cfg, cfg.reinforce, label)
     episodes = EPISODES * cfg.reinforce.eval_batch
@@ -84,7 +83,9 @@ def success(cfg: Config, play: Play, params: Any, context: Any, axes: Any, label
     return common.lists(jax.jit(jax.vmap(one, (0, axes, 0)))(params, context, keys))
 
 
-def learn(cfg: Config, workdir: Path, stage: loop.Stage, play: Play, start: Callable, context: Any, digests: dict):
+def learn(
+    cfg: Config, workdir: Path, stage: loop.Stage, play: updates.Play, start: Callable, context: Any, digests: dict
+):
     """Trains one learner and measures it on fresh episodes before the first update and after the last."""
     state = loop.run(stage, start, context, workdir=workdir, config=cfg, parents=digests)
 

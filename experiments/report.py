@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common, discover, pretrain, reinforce
+from experiments import common, discover, figure, pretrain, reinforce
 from internal_rl import build, checkpoints, config, plots
 from internal_rl import report as page
 from internal_rl.envs import render
@@ -22,15 +22,6 @@ from internal_rl.learning.rollout import Actor, code_actor
 EXAMPLES = 5
 CANDIDATES = 64
 """Episodes played to find one to animate."""
-
-
-def stamp(cfg: config.Config, seeds: int, what: str) -> str:
-    """The footer of a figure: preset, seeds, steps, hardware and revision."""
-    made = checkpoints.provenance()
-    return (
-        f"preset {cfg.preset} · seed {cfg.seed} · {seeds} run{'s' if seeds > 1 else ''} · {what} · "
-        f"{made['device']} x {made['cpus']} · git {made['git'][:10]}{'+dirty' if '+dirty' in made['git'] else ''}"
-    )
 
 
 def switch_examples(cfg: config.Config, controller: Any, base: Any) -> list[dict[str, np.ndarray]]:
@@ -125,15 +116,21 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
     ]
     gif, solved = animation(cfg, *picked)
     names = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if build.subgoals(cfg) <= 26 else None
-    discovered = stamp(cfg, cfg.discover.seeds, f"{cfg.discover.steps:,} updates x {cfg.discover.batch}")
-    reinforced = stamp(cfg, cfg.reinforce.seeds, f"{cfg.reinforce.steps:,} updates x {cfg.reinforce.batch}")
+    discovered = figure.stamp(
+        cfg, f"{cfg.discover.seeds} metacontrollers", f"{cfg.discover.steps:,} updates x {cfg.discover.batch}"
+    )
+    reinforced = figure.stamp(
+        cfg, f"{cfg.reinforce.seeds} policies each", f"{cfg.reinforce.steps:,} updates x {cfg.reinforce.batch}"
+    )
     losses = plots.loss_curves(
         {name: common.rows(workdir / name) for name in ("pretrain", "control", "discover")},
         {
             name: {"Bayes": results["bayes_nll"], "goal known": results["goal_known_nll"]}
             for name in ("pretrain", "control", "discover")
         },
-        stamp=stamp(cfg, cfg.pretrain.seeds, f"training batches · discover: {cfg.discover.seeds} runs"),
+        stamp=figure.stamp(
+            cfg, f"{cfg.pretrain.seeds} base models, {cfg.discover.seeds} metacontrollers", "training batches"
+        ),
     )
     success = curves(cfg, workdir)
     ceiling = results["solvable_share"]

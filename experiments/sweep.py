@@ -1,7 +1,7 @@
 """Runs a list of runs: what is missing, several at a time, each in its own folder; run again, it goes on.
 
-  python -m experiments.sweep --config=configs/gridworld.py:tiny --sweep=configs/sweeps.py:figures --workdir=DIR
-  [--jobs=2] python -m experiments.sweep ... --status     only the table
+  python -m experiments.sweep --config=configs/gridworld.py:tiny --workdir=DIR   (and --sweep=FILE.py:NAME --jobs=N)
+  python -m experiments.sweep ... --status                                       (only the table)
 
 A sweep is a function of the file that maps a configuration to a list of ``Run``. The folder of a run holds its
 stages, its log, and DONE or FAILED; the sweep's folder holds manifest.json with every command. Runs are processes of
@@ -18,7 +18,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import queue
 import shlex
 import signal
 import subprocess
@@ -101,11 +100,8 @@ class Runner:
         self.jobs = {job.name: job for job in jobs}
         self.states = {job.name: job.state() for job in jobs}
         self._children: set[subprocess.Popen] = set()
-        self._lock, self._stopping = threading.Lock(), threading.Event()
-        self._size = slots
-        self._slots: queue.Queue[list[int] | None] = queue.Queue()
-        for cores in _shares(slots):
-            self._slots.put(cores)
+        self._stopping = threading.Event()
+        self._free = _shares(slots)
         self._pool = concurrent.futures.ThreadPoolExecutor(slots)
 
     def run(self) -> bool:
@@ -113,19 +109,20 @@ class Runner:
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         # A failed run is tried again: the cause may have been the machine.
         self.states = {name: WAITING if state == FAILED else state for name, state in self.states.items()}
-        pending: dict[concurrent.futures.Future, str] = {}
+        pending: dict[concurrent.futures.Future, tuple[str, list[int] | None]] = {}
         try:
             while True:
                 # No more than there are slots: a run that becomes ready goes before those behind it in the list.
-                free = 0 if self._stopping.is_set() else self._size - len(pending)
-                for name in self._ready()[:free]:
-                    self.states[name] = RUNNING
-                    pending[self._pool.submit(self._execute, self.jobs[name])] = name
+                for name in () if self._stopping.is_set() else self._ready()[: len(self._free)]:
+                    self.states[name], cores = RUNNING, self._free.pop()
+                    pending[self._pool.submit(self._execute, self.jobs[name], cores)] = name, cores
                 if not pending:
                     break
                 finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in finished:
-                    self.states[pending.pop(future)] = future.result()
+                    name, cores = pending.pop(future)
+                    self.states[name] = future.result()
+                    self._free.append(cores)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -143,42 +140,34 @@ class Runner:
             if self.states[name] == WAITING and (not job.parent or self.states[job.parent] == DONE)
         ]
 
-    def _execute(self, job: Job) -> str:
-        """Runs one job's commands in a free slot; the new state."""
-        cores = self._slots.get()
-        try:
-            if self._stopping.is_set():
-                return WAITING
-            job.folder.mkdir(parents=True, exist_ok=True)
-            start = time.monotonic()
-            _say(f"{job.name}: started")
-            with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
-                for command in job.commands:
-                    code = self._call(command, cores, log)
-                    if self._stopping.is_set():
-                        return WAITING
-                    if code:
-                        why = _last_line(job.folder / "log.txt")
-                        job.mark(FAILED, f"exit code {code}: {why}")
-                        _say(f"{job.name}: FAILED with exit code {code}: {why}")
-                        return FAILED
-            job.mark(DONE, f"{time.monotonic() - start:.0f} s")
-            _say(f"{job.name}: done in {time.monotonic() - start:.0f} s")
-            return DONE
-        finally:
-            self._slots.put(cores)
+    def _execute(self, job: Job, cores: list[int] | None) -> str:
+        """Runs one job's commands on the given cores; the new state."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        _say(f"{job.name}: started")
+        with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
+            for command in job.commands:
+                code = self._call(command, cores, log)
+                if self._stopping.is_set():
+                    return WAITING
+                if code:
+                    why = _last_line(job.folder / "log.txt")
+                    job.mark(FAILED, f"exit code {code}: {why}")
+                    _say(f"{job.name}: FAILED with exit code {code}: {why}")
+                    return FAILED
+        job.mark(DONE, f"{time.monotonic() - start:.0f} s")
+        _say(f"{job.name}: done in {time.monotonic() - start:.0f} s")
+        return DONE
 
     def _call(self, command: Sequence[str], cores: list[int] | None, log: Any) -> int:
-        with self._lock:  # a stop between the check and the start would miss the child
-            if self._stopping.is_set():
-                return STOPPED
-            child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            self._children.add(child)
+        child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self._children.add(child)
+        if self._stopping.is_set():  # since the child was asked for; the handler may have missed it
+            child.send_signal(signal.SIGTERM)
         if cores:
             os.sched_setaffinity(child.pid, cores)  # long before it starts threads
         code = child.wait()
-        with self._lock:
-            self._children.discard(child)
+        self._children.discard(child)
         return code
 
     def _stop(self, number: int, _: Any) -> None:

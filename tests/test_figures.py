@@ -179,7 +179,7 @@ def test_files_and_page_of_a_figure(tmp_path):
     made = figure.Made(
         "figX", "A title & more", "What is drawn.",
         charts.lines([charts.Panel("p", {"one": ([1, 2], [[0.1, 0.3], [0.2]])}, levels={"top": 1.0})], stamp="stamp"),
-        figure.long(x=[1, 2], y=[0.1, 0.2]), [page.Claim("It holds", "yes", "0.5 <= 1", page.judge(True))], "",
+        [{"x": 1, "y": 0.1}, {"x": 2, "y": 0.2}], [page.Claim("It holds", "yes", "0.5 <= 1", page.judge(True))], "",
     )  # fmt: skip
     folder = tmp_path / "figures"
     figure.save(folder, made)

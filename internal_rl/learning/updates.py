@@ -19,6 +19,10 @@ from internal_rl.learning import losses
 from internal_rl.learning.rollout import Episode
 
 Metrics = dict[str, jax.Array]
+Play = Callable[[Any, Any, jax.Array], Episode]
+"""``(params, context, key) -> Episode``."""
+LogProb = Callable[[Any, Episode], jax.Array]
+"""``(params, episode) -> [T]``, recomputed on stored inputs."""
 
 
 @struct.dataclass
@@ -92,16 +96,16 @@ def _apply(state: TrainState, grads: Any, tx: optax.GradientTransformation) -> T
 
 
 def policy_gradient(
-    play: Callable[[Any, Any, jax.Array], Episode],
-    log_prob: Callable[[Any, Episode], jax.Array],
+    play: Play,
+    log_prob: LogProb,
     cfg: ReinforceConfig,
     tx: optax.GradientTransformation,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """The update of Eq. 10, shared by internal RL and raw-action RL.
 
     Args:
-      play: ``(params, context, key) -> Episode``, one episode.
-      log_prob: ``(params, episode) -> [T]``, recomputed on stored inputs; the base model is not re-run for codes.
+      play: one episode.
+      log_prob: of what it did; the base model is not re-run for codes.
       cfg: batch, clip, epochs and minibatches.
       tx: the optimiser.
     """
