@@ -1,9 +1,9 @@
-"""gridworld-pinpad: `--config=configs/gridworld.py:PRESET` with PRESET one of paper, tiny, pairs, smoke.
+"""gridworld-pinpad: `--config=configs/gridworld.py:PRESET` with PRESET one of paper, tiny, colours, smoke.
 
-paper  the tables of the paper (one GPU; `docs/gpu_queue.md` gives time and memory)
-tiny   the same method on 5x5 cells with 4 colours, for two CPU cores (`make reproduce`)
-pairs  the same with 3 colour pairs as subgoals: dearer, and closer to the paper's base model
-smoke  seconds, for tests; learns nothing
+paper    the tables of the paper (one GPU; `docs/gpu_queue.md` gives time and memory)
+tiny     the same method on 5x5 cells with 3 colour pairs as subgoals, for two CPU cores (`make reproduce`)
+colours  tiny with the ant's tasks, whose subgoals are single colours: cheaper, but codes come to say directions
+smoke    seconds, for tests; learns nothing
 """
 
 import dataclasses
@@ -37,6 +37,47 @@ def paper() -> c.Config:
     )
 
 
+# Three pairs, A to C, in the manner of Table A1: each has two successors at least, itself among them, and the
+# transitions of the post-training task, AB and BC, never occur.
+THREE_PAIRS = "AAA AAC ACA ACB ACC BAA BAC BBA BBB CAA CAC CBA CBB CCA CCB CCC".split()
+
+
+def tiny() -> c.Config:
+    """Table A1 with one pair less on a 5x5 grid, and the smallest transformer that comes close to Bayes on it."""
+    return c.Config(
+        preset="tiny",
+        env=c.EnvConfig(
+            size=5, colours=6, walls=0, horizon=32, observation="egocentric",
+            pretrain_tasks=tuple(map(pairs, THREE_PAIRS)), post_tasks=(pairs("ABC"),),
+        ),
+        expert=c.ExpertConfig(ties="fixed", horizon=28),
+        model=c.ModelConfig(
+            width=64, depth=4, heads=4, head_width=16, mlp=64, max_distance=32, init_scale=1.0, layer=1
+        ),
+        pretrain=c.PretrainConfig(
+            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.5,
+            betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.0, log_every=100, save_every=500,
+        ),
+        probe=c.ProbeConfig(steps=300, batch=256, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300),
+        control=c.ControlConfig(
+            steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
+        ),
+        discover=c.DiscoverConfig(
+            seeds=3, steps=2200, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
+            alpha_start=0.01, ramp_begin=900, ramp_end=1600, hold=800, hold_beta=0.1, switch_bias=-2.0, slow_weight=0.3,
+            log_std_init=-2.0, embedding="per_step", sequence_width=128, log_every=100, save_every=500,
+        ),
+        compile=c.CompileConfig(
+            seeds=3, steps=2000, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, poisson_rate=3.0,
+            encoder_width=64, encoder_layers=2, log_every=100, save_every=500,
+        ),
+        reinforce=c.ReinforceConfig(
+            seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-4, weight_decay=0.0, policy_width=64, policy_heads=4, threshold=0.25,
+            log_every=10, save_every=50, eval_batch=512,
+        ),
+    )  # fmt: skip
+
+
 # Table A2: colours are subgoals; the post-training task 0-1-2-3 consists of the transitions that never occur.
 TABLE_A2 = "032 103 210 321 020 021 031 102 131 132 202 203 213 310 313 320".split()
 
@@ -46,60 +87,20 @@ def colours(digits: str) -> tuple[int, ...]:
     return tuple(map(int, digits))
 
 
-def tiny() -> c.Config:
-    """The task table of the ant on a 5x5 grid, and the smallest transformer that comes close to Bayes on it."""
-    return c.Config(
-        preset="tiny",
-        env=c.EnvConfig(
-            size=5, colours=4, walls=0, horizon=28, observation="egocentric", subgoal_length=1,
-            pretrain_tasks=tuple(map(colours, TABLE_A2)), post_tasks=((0, 1, 2, 3),),
-        ),
-        expert=c.ExpertConfig(ties="fixed", horizon=18),
-        model=c.ModelConfig(
-            width=64, depth=4, heads=4, head_width=16, mlp=64, max_distance=32, init_scale=1.0, layer=0
-        ),
-        pretrain=c.PretrainConfig(
-            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.1,
-            betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.0, log_every=100, save_every=500,
-        ),
-        probe=c.ProbeConfig(steps=300, batch=256, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300),
-        control=c.ControlConfig(
-            steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
-        ),
-        discover=c.DiscoverConfig(
-            seeds=3, steps=3000, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
-            alpha_start=0.001, ramp_begin=900, ramp_end=1600, hold=1000, hold_beta=0.1, switch_bias=-2.0,
-            log_std_init=-2.0, embedding="per_step", sequence_width=128, log_every=100, save_every=500,
-        ),
-        compile=c.CompileConfig(
-            seeds=3, steps=2000, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, poisson_rate=3.0,
-            encoder_width=64, encoder_layers=2, log_every=100, save_every=500,
-        ),
-        reinforce=c.ReinforceConfig(
-            seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-4, weight_decay=0.0, policy_width=64, policy_heads=4,
-            log_every=10, save_every=50, eval_batch=512,
-        ),
-    )  # fmt: skip
-
-
-# Three pairs, A to C, in the manner of Table A1: each has two successors at least, itself among them, and the
-# transitions of the post-training task, AB and BC, never occur.
-THREE_PAIRS = "AAA AAC ACA ACB ACC BAA BAC BBA BBB CAA CAC CBA CBB CCA CCB CCC".split()
-
-
-def pair_world() -> c.Config:
-    """``tiny`` with colour pairs as subgoals, as in Table A1: the base model holds them in mid-depth."""
+def single_colours() -> c.Config:
+    """``tiny`` on Table A2, controlled at the embedding: above it, models this small cannot be steered by colours."""
     small = tiny()
     return dataclasses.replace(
         small,
-        preset="pairs",
+        preset="colours",
         env=dataclasses.replace(
-            small.env, colours=6, horizon=32, subgoal_length=2, pretrain_tasks=tuple(map(pairs, THREE_PAIRS)),
-            post_tasks=(pairs("ABC"),),
+            small.env, colours=4, horizon=28, subgoal_length=1, pretrain_tasks=tuple(map(colours, TABLE_A2)),
+            post_tasks=((0, 1, 2, 3),),
         ),
-        expert=dataclasses.replace(small.expert, horizon=28),
-        model=dataclasses.replace(small.model, layer=1),
-        pretrain=dataclasses.replace(small.pretrain, weight_decay=0.5),
+        expert=dataclasses.replace(small.expert, horizon=18),
+        model=dataclasses.replace(small.model, layer=0),
+        pretrain=dataclasses.replace(small.pretrain, weight_decay=0.1),
+        discover=dataclasses.replace(small.discover, alpha_start=0.001, slow_weight=0.0),
     )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def smoke() -> c.Config:
         small,
         preset="smoke",
         env=dataclasses.replace(
-            small.env, horizon=16, subgoal_length=2, pretrain_tasks=tuple(map(pairs, ("AA", "BA", "BB"))),
+            small.env, colours=4, horizon=16, pretrain_tasks=tuple(map(pairs, ("AA", "BA", "BB"))),
             post_tasks=(pairs("AB"),),
         ),
         expert=dataclasses.replace(small.expert, horizon=12),
@@ -133,7 +134,7 @@ def smoke() -> c.Config:
 
 def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
     """The named preset as a locked ``ConfigDict``."""
-    presets = {"paper": paper, "tiny": tiny, "pairs": pair_world, "smoke": smoke}
+    presets = {"paper": paper, "tiny": tiny, "colours": single_colours, "smoke": smoke}
     if preset not in presets:
         raise c.ConfigError(f"The preset is {preset!r}; expected one of {', '.join(presets)}.")
     return ml_collections.ConfigDict(c.to_dict(presets[preset]())).lock()

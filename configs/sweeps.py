@@ -81,7 +81,7 @@ SCALES = {
         rate_seeds=10,
     ),
     "tiny": TINY,
-    "pairs": TINY,
+    "colours": TINY,
     "smoke": Scale(
         snapshots=(2, 4),
         depths=(1,),

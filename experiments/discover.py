@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
 from experiments import common, pretrain
 from internal_rl import build, checkpoints
-from internal_rl.analysis import alignment
+from internal_rl.analysis import alignment, slowness
 from internal_rl.config import Config
 from internal_rl.learning import loop, objectives, updates
 
@@ -89,6 +90,21 @@ def initial(cfg: Config, context: Any = None, axes: Any = None) -> updates.Train
     return jax.vmap(both, (0, axes["base"]))(keys, context["base"])
 
 
+def slow_features(cfg: Config, context: Any, axes: Any) -> tuple[Any, Any]:
+    """Context and axes with the slow features of the base models, where they are asked for and there are any."""
+    if not cfg.discover.slow_weight or "base" not in context:
+        return context, axes
+    key, axis = common.stage_key(cfg, "slow features"), axes["base"]
+
+    def fit(base):
+        episodes = pretrain.clean_batch(cfg, key, 8 * cfg.discover.eval_batch)
+        e_BTD = objectives.residual(nnx.merge(build.base_model(cfg)[0], base), cfg.model.layer, episodes.obs)
+        return slowness.fit(e_BTD, episodes.alive, cfg.discover.code)
+
+    fitted = jax.jit(fit if axis is None else jax.vmap(fit))(context["base"])
+    return context | {"slow": fitted}, axes | {"slow": axis}
+
+
 def load(cfg: Config, workdir: Path) -> tuple[Any, Any, dict[str, str]]:
     """Base models [P, ...] and trained metacontrollers [S, ...] that belong together, and the digests behind them."""
     context, axes, digests = parents(cfg, workdir)
@@ -101,6 +117,7 @@ def load(cfg: Config, workdir: Path) -> tuple[Any, Any, dict[str, str]]:
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary: numbers per row [S]."""
     context, axes, digests = parents(cfg, workdir)
+    context, axes = slow_features(cfg, context, axes)
     state = loop.run(
         stage(cfg, axes),
         lambda: initial(cfg, context, axes),

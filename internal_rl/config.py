@@ -132,6 +132,10 @@ class DiscoverConfig(TrainConfig):
     For the first ``hold`` updates beta is the constant ``hold_beta`` (not where ``forced``), so that codes have to last
     before the switch learns when to renew them; its bias starts at ``switch_bias``. ``base`` is what happens to the
     base model: ``frozen``, or trained along on the same loss, from ``scratch`` or from the ``pretrained`` parameters.
+
+    While ``hold`` lasts, ``slow_weight`` draws the posterior's mean to the base model's slowest features ``slow_leads``
+    steps ahead; 0 as in the paper, and never where the base model starts from scratch. Small models find codes for
+    the next action first and stay with them; begun at slow features, codes come to say the subgoal.
     """
 
     base: Literal["frozen", "scratch", "pretrained"] = "frozen"
@@ -146,6 +150,8 @@ class DiscoverConfig(TrainConfig):
     hold: int = 0
     hold_beta: float = 0.1
     switch_bias: float = 0.0
+    slow_weight: float = 0.0
+    slow_leads: tuple[int, ...] = (3, 4, 5)
     code: int = 8
     history: int = 32
     sequence: int = 32

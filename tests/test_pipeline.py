@@ -78,7 +78,7 @@ def test_controllers_learn_from_a_clean_expert_and_the_base_model_from_the_confi
             jax.eval_shape(program, one, {"base": one_base, "vary": {}})
 
 
-@pytest.mark.parametrize("preset", ["paper", "tiny", "pairs", "smoke"])
+@pytest.mark.parametrize("preset", ["paper", "tiny", "colours", "smoke"])
 def test_presets_are_valid(preset):
     config = c.from_dict(gridworld.get_config(preset).to_dict())
     assert config.preset == preset

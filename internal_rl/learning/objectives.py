@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from internal_rl.analysis import alignment, probing
+from internal_rl.analysis import alignment, probing, slowness
 from internal_rl.config import DiscoverConfig
 from internal_rl.data import Batch
 from internal_rl.learning.losses import categorical_nll, masked_mean
@@ -153,14 +153,23 @@ def controlled(
 def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: DiscoverConfig) -> Loss:
     """Eq. 3, 9: action NLL under the controlled base model plus alpha times the codes' KL to the prior.
 
-    The base model is the frozen context. Both terms are means over steps, so alpha means what it means for sums.
+    The base model is the frozen context. Both terms are means over steps, so alpha means what it means for sums. With
+    ``slow_weight``, the context also holds the :class:`SlowFeatures` towards which codes are drawn at first.
     """
+
+    def towards_slow(context, batch, posterior):
+        e_BTD = residual(nnx.merge(model_def, context["base"]), layer, batch.obs)
+        target = jax.lax.stop_gradient(slowness.ahead(context["slow"](e_BTD), batch.alive, cfg.slow_leads))
+        return masked_mean(jnp.sum((posterior.mean - target) ** 2, axis=-1), batch.alive)
 
     def loss(params, context, batch: Batch, key, step):
         result = controlled(model_def, controller_def, layer, cfg, params, context["base"], batch, key, step)
         alpha = kl_weight(cfg, step)
         nll, kl = result.nll(batch.alive), result.kl(batch.alive)
         value = nll + alpha * kl
+        if cfg.slow_weight and "slow" in context:
+            weight = jnp.where(step < cfg.hold, cfg.slow_weight, 0.0)
+            value += weight * towards_slow(context, batch, result.posterior)
         switching = alignment.gate_summary(result.beta, batch.subgoal, batch.alive)
         return value, {"loss": value, "nll": nll, "kl": kl, "alpha": alpha} | switching
 

@@ -1,0 +1,59 @@
+"""Slow feature analysis (Wiskott & Sejnowski 2002): the directions of a residual stream that change least over time.
+
+Positions and actions change at every step, the subgoal changes once in several: among the slowest features of a base
+model that knows its subgoal, that subgoal is. No labels are used.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class SlowFeatures:
+    """An affine map from the residual stream to its slowest features, of unit variance."""
+
+    mean: jax.Array
+    """[D]."""
+    projection: jax.Array
+    """[D, n], slowest first."""
+
+    def __call__(self, e_TD: jax.Array) -> jax.Array:
+        """[..., D] to [..., n]."""
+        return (e_TD - self.mean) @ self.projection
+
+
+def fit(e_BTD: jax.Array, alive_BT: jax.Array, features: int) -> SlowFeatures:
+    """The ``features`` slowest directions of sequences; padding does not count.
+
+    Args:
+      e_BTD: residual streams.
+      alive_BT: bool.
+      features: n, at most D.
+    """
+    weight = alive_BT[..., None].astype(jnp.float32)
+    mean_D = jnp.sum(weight * e_BTD, axis=(0, 1)) / jnp.sum(weight)
+    centred = weight * (e_BTD - mean_D)
+    covariance = jnp.einsum("btd,bte->de", centred, centred) / jnp.sum(weight)
+    # The ridge keeps directions without variance, which are slowest of all, from being blown up.
+    ridge = 1e-4 * jnp.trace(covariance) / covariance.shape[0]
+    scale, axes = jnp.linalg.eigh(covariance + ridge * jnp.eye(covariance.shape[0]))
+    whiten = axes / jnp.sqrt(scale)
+    both = weight[:, 1:] * weight[:, :-1]
+    change = both * (e_BTD[:, 1:] - e_BTD[:, :-1]) @ whiten
+    _, slowest = jnp.linalg.eigh(jnp.einsum("btd,bte->de", change, change) / jnp.sum(both))
+    return SlowFeatures(mean_D, whiten @ slowest[:, :features])
+
+
+def ahead(x_BTN: jax.Array, alive_BT: jax.Array, leads: tuple[int, ...]) -> jax.Array:
+    """The mean of each sequence at ``t + lead`` over the leads, its last step that is not padding beyond the end."""
+    steps = x_BTN.shape[1]
+    last_B1 = jnp.maximum(jnp.sum(alive_BT, axis=1, keepdims=True) - 1, 0)
+
+    def at(lead):
+        index_BT = jnp.minimum(jnp.arange(steps) + lead, last_B1)
+        return jnp.take_along_axis(x_BTN, index_BT[..., None], axis=1)
+
+    return sum(at(lead) for lead in leads) / len(leads)
