@@ -11,6 +11,7 @@ import pytest
 import small_world
 
 from internal_rl import build
+from internal_rl.analysis import slowness
 from internal_rl.config import DiscoverConfig
 from internal_rl.learning import losses, objectives, updates
 
@@ -103,6 +104,26 @@ def test_discovery_loss_is_equation_3(world, batch):
     np.testing.assert_allclose([metrics["nll"], metrics["kl"], metrics["alpha"]], [nll, kl, 0.3], rtol=1e-5)
     np.testing.assert_allclose([value, metrics["loss"]], nll + 0.3 * kl, rtol=1e-5)
     assert kl > 0.1
+
+
+def test_codes_are_drawn_to_slow_features_while_beta_is_held(world, batch):
+    """By the weighted squared distance of the posterior's mean to the features ahead; afterwards Eq. 3 alone."""
+    cfg = dataclasses.replace(variant("sequence").discover, hold=5, slow_weight=0.3, slow_leads=(1,))
+    loss = objectives.discovery(world.base_def, world.controller_def, LAYER, cfg)
+    e_BTD = objectives.residual(world.model(), LAYER, batch.obs)
+    slow = slowness.fit(e_BTD, batch.alive, cfg.code)
+    value = jax.jit(lambda slow, step: loss(world.controller, {"base": world.base} | slow, batch, KEY, step)[0])
+    plain = functools.partial(value, {})
+    drawn = functools.partial(value, {"slow": slow})
+
+    mean = compiled(world)[0](world.controller, batch).posterior.mean
+    target, alive = np.asarray(slow(e_BTD)), np.asarray(batch.alive)
+    distances = []
+    for row, length in enumerate(alive.sum(1)):
+        ahead = target[row, np.minimum(np.arange(length) + 1, length - 1)]
+        distances.extend(((np.asarray(mean)[row, :length] - ahead) ** 2).sum(-1))
+    np.testing.assert_allclose(drawn(4) - plain(4), 0.3 * np.mean(distances), rtol=1e-4)
+    assert drawn(5) == plain(5)
 
 
 @pytest.fixture(scope="module")
