@@ -49,18 +49,19 @@ class Scale:
 
 
 TINY = Scale(
-    snapshots=(500, 1000, 1500, 2000, 3000),
-    depths=(2, 6),
-    weight_decays=(0.0, 0.03, 0.3),
-    obs_coefs=(0.01, 0.1),
-    epsilons=(0.1, 0.25),
-    alphas=(0.0, 0.03, 0.1, 0.3, 1.0),
+    snapshots=(500, 1000, 2000, 3000),
+    depths=(2,),
+    weight_decays=(0.0, 0.1),
+    obs_coefs=(0.1,),
+    epsilons=(0.25,),
+    alphas=(0.0, 0.03, 0.1, 0.3),
     lrs=(3e-4, 1e-3),
     raw_lrs=(3e-4, 1e-3),
     moves=(6, 8),
+    rate_seeds=2,
     overrides={
-        "control.steps": 500, "control.batch": 64, "discover.steps": 2000, "compile.steps": 1000,
-        "reinforce.steps": 120, "reinforce.batch": 256,
+        "control.steps": 500, "control.batch": 64, "discover.steps": 1800, "compile.steps": 800,
+        "reinforce.steps": 120,
     },
 )  # fmt: skip
 
