@@ -42,18 +42,32 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
         key = common.evaluation_key(state)
         return held_out(cfg, *models(cfg, state.params, context), key, train.eval_batch, state.step)
 
-    headline = ("nll", "kl", "beta_change", "beta_away", "f1_tol1")
+    headline = ("nll", "kl", "code_subgoal", "code_action", "f1_tol1")
     return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
 
 def held_out(cfg: Config, base: Any, controller: Any, key: jax.Array, batch: int, step: Any) -> dict[str, jax.Array]:
-    """NLL, KL and alignment scores on fresh trajectories, with the gate of an update."""
+    """NLL, KL, alignment scores and what codes say on fresh trajectories, with the gate of an update.
+
+    ``code_subgoal`` and ``code_action`` are the shares of the codes' variance that the true subgoal and the next action
+    explain, at the first step and where the subgoal changes.
+    """
     batch_key, noise_key = jax.random.split(key)
     episodes = pretrain.clean_batch(cfg, batch_key, batch)
     result = unrolled(cfg, base, controller, episodes, noise_key, step)
-    return {"held_out_nll": result.nll(episodes.alive), "held_out_kl": result.kl(episodes.alive)} | alignment.scores(
-        result.beta, episodes.subgoal, episodes.alive
-    )
+    changes = alignment.subgoal_changes(episodes.subgoal, episodes.alive).at[:, 0].set(True)
+    env = build.pretrain_env(cfg)
+    labels = {"subgoal": (episodes.subgoal, build.subgoals(cfg)), "action": (episodes.action, env.actions)}
+    said = {
+        f"code_{name}": alignment.explained(result.posterior.mean, label, changes, count)
+        for name, (label, count) in labels.items()
+    }
+    return {
+        "held_out_nll": result.nll(episodes.alive),
+        "held_out_kl": result.kl(episodes.alive),
+        **said,
+        **alignment.scores(result.beta, episodes.subgoal, episodes.alive),
+    }
 
 
 def unrolled(cfg: Config, base: Any, controller: Any, episodes: Any, key: jax.Array, step: Any):

@@ -26,7 +26,13 @@ def collect(workdir: Path, base: dict, steered: dict, found: dict, learned: dict
         "solvable_share": shares["post"],
         "solvable_share_pretrain": shares["pretrain"],
         "ground_truth_control": {"nll": quartiles(steered["held_out_nll"]), "success": quartiles(steered["success"])},
-        "metacontroller": {"nll": found["held_out_nll"], "kl": found["held_out_kl"], "switches": found["switches"]},
+        "metacontroller": {
+            "nll": found["held_out_nll"],
+            "kl": found["held_out_kl"],
+            "switches": found["switches"],
+            "code_subgoal": found["code_subgoal"],
+            "code_action": found["code_action"],
+        },
     }
     for tolerance in (0, 1, 2):
         for score in ("precision", "recall", "f1"):
@@ -63,6 +69,12 @@ def run(cfg: Config, workdir: Path) -> None:
     found = discover.run(cfg, workdir)
     f1 = quartiles(found["f1_tol1"])["median"]
     _gate(f1 >= discover.GATE, f"hard switches match subgoal changes with F1 {f1:.2f} (>= {discover.GATE}).")
+    said = [quartiles(found[f"code_{name}"])["median"] for name in ("subgoal", "action")]
+    print(
+        f"codes: the true subgoal explains {said[0]:.2f} of their variance where it changes, the next action "
+        f"{said[1]:.2f}.",
+        file=sys.stderr,
+    )
     learned = {"internal_rl": reinforce.run(cfg, workdir), "raw_rl": raw.run(cfg, workdir)}
     common.write_json(workdir / "results.json", collect(workdir, base, steered, found, learned))
     report.run(cfg, workdir)

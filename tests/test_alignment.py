@@ -102,3 +102,18 @@ def test_matching_is_one_to_one_and_the_largest_possible(tolerance):
     got = jax.jit(jax.vmap(lambda s, c: alignment.matches(s, c, tolerance)))(patterns[:, 0], patterns[:, 1])
     for (switch, change), matched in zip(patterns, got, strict=True):
         assert matched == largest_matching(np.flatnonzero(switch), np.flatnonzero(change), tolerance)
+
+
+def test_explained_tells_codes_for_one_label_from_codes_for_another():
+    """Codes are one label's vectors plus noise of known variance; another label, and other steps, explain nothing."""
+    rng = np.random.default_rng(0)
+    label, other = rng.integers(0, 3, (2, 400, 5))
+    at = rng.random((400, 5)) < 0.5
+    vectors = rng.standard_normal((3, 4))
+    code = vectors[label] + 0.5 * rng.standard_normal((400, 5, 4))
+    code[~at] = 100 * rng.standard_normal((np.sum(~at), 4))
+    between = vectors[label[at]].var(0).sum()
+    share = float(alignment.explained(code, label, at, 3))
+    assert abs(share - between / (between + 4 * 0.25)) < 0.03
+    assert alignment.explained(code, other, at, 3) < 0.01
+    assert alignment.explained(np.ones((2, 3, 4)), label[:2, :3], at[:2, :3], 3) == 0

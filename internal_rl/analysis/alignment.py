@@ -1,4 +1,4 @@
-"""How well switches align with changes of the true subgoal (Fig. 6, A3)."""
+"""How well switches align with changes of the true subgoal (Fig. 6, A3), and what the codes taken there say."""
 
 from __future__ import annotations
 
@@ -57,3 +57,22 @@ def gate_summary(beta_BT: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array)
     change = subgoal_changes(subgoal_BT, alive_BT)
     away = alive_BT & ~change & (jnp.arange(beta_BT.shape[-1]) > 0)
     return {"beta_change": masked_mean(beta_BT, change), "beta_away": masked_mean(beta_BT, away)}
+
+
+def explained(code_BTZ: jax.Array, label_BT: jax.Array, at_BT: jax.Array, labels: int) -> jax.Array:
+    """Share of the codes' variance between the classes of a label (eta squared), in [0, 1].
+
+    Switches can align perfectly with codes that name the next action instead of the subgoal; this tells them apart.
+
+    Args:
+      code_BTZ: mean codes.
+      label_BT: int, below ``labels``.
+      at_BT: bool, the steps that count.
+      labels: number of classes.
+    """
+    member_BTG = jax.nn.one_hot(label_BT, labels) * at_BT[..., None]
+    count_G = jnp.sum(member_BTG, axis=(0, 1))
+    mean_GZ = jnp.einsum("btg,btz->gz", member_BTG, code_BTZ) / jnp.maximum(count_G, 1)[:, None]
+    mean_Z = count_G @ mean_GZ / jnp.maximum(jnp.sum(count_G), 1)
+    total = jnp.sum(at_BT[..., None] * (code_BTZ - mean_Z) ** 2)
+    return jnp.sum(count_G[:, None] * (mean_GZ - mean_Z) ** 2) / jnp.maximum(total, 1e-12)
