@@ -72,7 +72,7 @@ def tiny() -> c.Config:
             encoder_width=64, encoder_layers=2, log_every=100, save_every=500,
         ),
         reinforce=c.ReinforceConfig(
-            seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-4, weight_decay=0.0, policy_width=64, policy_heads=4,
+            seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-5, weight_decay=0.0, policy_width=64, policy_heads=4,
             threshold=0.25, log_every=10, save_every=50, eval_batch=512,
         ),
     )  # fmt: skip
