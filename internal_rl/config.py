@@ -133,10 +133,9 @@ class DiscoverConfig(TrainConfig):
     before the switch learns when to renew them; its bias starts at ``switch_bias``. ``base`` is what happens to the
     base model: ``frozen``, or trained along on the same loss, from ``scratch`` or from the ``pretrained`` parameters.
 
-    While ``hold`` lasts, and fading until ``ramp_end``, ``slow_weight`` draws the posterior's mean to the base model's
-    slowest features ``slow_leads`` steps ahead; 0 as in the paper, and never where the base model starts from scratch.
-    Small models find codes for the next action first and stay with them; begun at slow features, codes come to say the
-    subgoal.
+    While ``hold`` lasts, ``slow_weight`` draws the posterior's mean to the base model's slowest features ``slow_leads``
+    steps ahead; 0 as in the paper, and never where the base model starts from scratch. Small models find codes for
+    the next action first and stay with them; begun at slow features, codes come to say the subgoal.
     """
 
     base: Literal["frozen", "scratch", "pretrained"] = "frozen"

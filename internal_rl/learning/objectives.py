@@ -94,12 +94,6 @@ def kl_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
     return cfg.alpha_start + jnp.clip(progress, 0.0, 1.0) * (cfg.alpha - cfg.alpha_start)
 
 
-def slow_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
-    """Weight of the pull to slow features at an update: whole during ``hold``, then falling to 0 at ``ramp_end``."""
-    left = (cfg.ramp_end - step) / max(cfg.ramp_end - cfg.hold, 1)
-    return cfg.slow_weight * jnp.where(step < cfg.hold, 1.0, jnp.clip(left, 0.0, 1.0))
-
-
 def gate_of(cfg: DiscoverConfig, step: jax.Array) -> cell.Gate:
     """How beta acts at an update of training: ``hold_beta`` for the first ``hold`` updates, then as ``gate`` says."""
     if cfg.gate == "forced":
@@ -174,7 +168,8 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
         nll, kl = result.nll(batch.alive), result.kl(batch.alive)
         value = nll + alpha * kl
         if cfg.slow_weight and "slow" in context:
-            value += slow_weight(cfg, step) * towards_slow(context, batch, result.posterior)
+            weight = jnp.where(step < cfg.hold, cfg.slow_weight, 0.0)
+            value += weight * towards_slow(context, batch, result.posterior)
         switching = alignment.gate_summary(result.beta, batch.subgoal, batch.alive)
         return value, {"loss": value, "nll": nll, "kl": kl, "alpha": alpha} | switching
 
