@@ -1,4 +1,4 @@
-"""The training loop: ``jit(scan(vmap(update)))`` in chunks, with metrics, progress, checkpoints and a polite stop.
+"""The training loop: ``jit(scan(update))`` over seeds in chunks; metrics, progress, checkpoints and a polite stop.
 
 This is the only impure room of the learner: it alone knows the disk, the clock, the terminal and signals.
 """
@@ -132,22 +132,51 @@ def compile_chunk(stage: Stage, state: Any, context: Any) -> Chunk:
     The state is donated. The extra metric ``_FINITE`` is NaN for a seed whose new state is not finite: the loss of the
     last update was computed before that update.
     """
-    update = jax.vmap(stage.update, in_axes=(0, stage.context_axes))
 
-    def chunk(state: Any, context: Any) -> tuple[Any, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(lambda state, _: update(state, context), state, length=stage.log_every)
-        metrics = {name: values.astype(jnp.float32).mean(0) for name, values in metrics.items()}
+    def one_seed(state: Any, context: Any) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = jax.lax.scan(lambda state, _: stage.update(state, context), state, length=stage.log_every)
+        metrics = {name: values.mean(0, dtype=jnp.float32) for name, values in metrics.items()}
         if stage.evaluate is not None:
-            scores = jax.vmap(stage.evaluate, in_axes=(0, stage.context_axes))(state, context)
+            scores = stage.evaluate(state, context)
             if clash := metrics.keys() & scores.keys():
                 raise ValueError(f"{stage.name}: update and evaluate both report {sorted(clash)}")
             metrics |= {name: values.astype(jnp.float32) for name, values in scores.items()}
         for name, values in metrics.items():
-            if values.ndim != 1:
-                raise ValueError(f"{stage.name}: the metric {name} has shape {values.shape[1:]}; expected a scalar")
-        return state, metrics | {_FINITE: jax.vmap(_nan_unless_finite)(state)}
+            if values.ndim:
+                raise ValueError(f"{stage.name}: the metric {name} has shape {values.shape}; expected a scalar")
+        return state, metrics | {_FINITE: _nan_unless_finite(state)}
 
+    chunk = over_seeds(one_seed, stage.context_axes)
     return jax.jit(chunk, donate_argnums=0).lower(state, context).compile()
+
+
+def over_seeds(function: Callable[[Any, Any], Any], context_axes: Any) -> Callable[[Any, Any], Any]:
+    """``function(state, context)`` for every seed of the leading axis of ``state``, in one program.
+
+    Side by side (``vmap``) on an accelerator. On a CPU one after the other: seeds side by side win nothing there and
+    fall out of its caches.
+
+    Args:
+      function: sees one seed.
+      context_axes: as in :class:`Stage`.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function, in_axes=(0, context_axes))
+
+    def one_by_one(state: Any, context: Any) -> Any:
+        def row(i: jax.Array) -> Any:
+            pick = lambda values: jax.tree.map(lambda x: x[i], values)  # noqa: E731
+            own = jax.tree.map(
+                lambda axis, part: part if axis is None else pick(part),
+                context_axes,
+                context,
+                is_leaf=lambda axis: axis is None,
+            )
+            return function(pick(state), own)
+
+        return jax.lax.map(row, jnp.arange(len(jax.tree.leaves(state)[0])))
+
+    return one_by_one
 
 
 def _train(

@@ -16,10 +16,21 @@ from flax import nnx
 Clock = int | jax.Array
 
 
+def _product(x, kernel, dimensions, **options):
+    """``jax.lax.dot_general`` of [..., D] and a kernel [D, E], so that its gradient is fast on a CPU too.
+
+    There XLA would compute the kernel's gradient as [D, E] from transposed copies of the output's gradient. The barrier
+    keeps it [E, D], which saves a fifth of a block's gradient.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.dot_general(x, kernel, dimensions, **options)
+    return jax.lax.dot_general(x, jax.lax.optimization_barrier(kernel.T), (((x.ndim - 1,), (1,)), ((), ())), **options)
+
+
 def linear(inputs: int, outputs: int, scale: float, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nnx.Linear:
     """A linear layer with variance-scaling initialisation (fan-in, truncated normal)."""
     init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, dot_general=_product, rngs=rngs)
 
 
 class MLP(nnx.Module):
