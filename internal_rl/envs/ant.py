@@ -1,0 +1,232 @@
+"""ant-pinpad (App. A): the pinpad task for a body with physics, on a plane divided into cells (MJX).
+
+Walls, colours and the border are logic on the cell of the torso, not geometry, so one static model serves all layouts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from flax import struct
+
+from internal_rl.envs import pinpad
+
+with contextlib.redirect_stdout(io.StringIO()):  # it announces that an optional backend is missing
+    from mujoco import mjx
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """A body on a free joint: ``assets/<name>.xml``, whose first seven coordinates are position and orientation."""
+
+    name: str
+    joints: tuple[float, ...] = ()
+    """Joint angles at the start of an episode, rad, before noise."""
+    healthy: tuple[float, float] = (0.2, 1.0)
+    """Heights of the torso, m, outside of which an episode ends."""
+
+
+BODIES = {
+    "ant": Body("ant", joints=(0, 1, 0, -1, 0, -1, 0, 1)),
+    "puck": Body("puck"),
+}
+
+
+@functools.cache
+def host_model(name: str, timestep: float) -> mujoco.MjModel:
+    """The model of C MuJoCo: the renderer, the tests' oracle, and where MJX's comes from."""
+    model = mujoco.MjModel.from_xml_path(str(Path(__file__).parent / "assets" / f"{name}.xml"))
+    model.opt.timestep = timestep
+    return model
+
+
+@functools.cache
+def _device_model(name: str, timestep: float) -> tuple[mjx.Model, mjx.Data]:
+    # Concrete also where the first call comes from inside a jitted function.
+    with jax.ensure_compile_time_eval():
+        model = mjx.put_model(host_model(name, timestep), impl="jax")
+        return model, mjx.make_data(model, impl="jax")
+
+
+@struct.dataclass
+class State:
+    """What a step needs, some 200 bytes instead of MJX's 12 KB. Cells are ``row * size + column``, row 0 at the top."""
+
+    qpos: jax.Array
+    """[nq]: torso position (m) and orientation (quaternion), joint angles (rad)."""
+    qvel: jax.Array
+    """[nv]: torso velocity (m/s) and angular velocity (rad/s), joint velocities (rad/s)."""
+    warmstart: jax.Array
+    """[nv], accelerations from which the constraint solver starts."""
+    colours: jax.Array
+    """int32 [O], cell of each colour."""
+    walls: jax.Array
+    """int32 [W], cell of each wall."""
+    agent: jax.Array
+    """int32, cell of the torso."""
+    task: jax.Array
+    """int32, row of the task table. Hidden from observations."""
+    sequence: jax.Array
+    """int32 [M], the task's colours, padded with -1. Hidden from observations."""
+    progress: jax.Array
+    t: jax.Array
+    """int32, steps taken."""
+    reward: jax.Array
+    done: jax.Array
+    broken: jax.Array
+    """bool, whether the episode ended because the physics ceased to be finite."""
+
+
+@struct.dataclass
+class Ant:
+    """The environment; its fields are static, so it passes through ``jit``.
+
+    One step of ``step`` is ``substeps`` physics steps of ``timestep`` seconds. A task fails when the torso enters a
+    wall's cell, leaves the grid or its healthy heights, or enters a coloured cell that is not the next one. ``moves``
+    is what the shortest-path search on cells goes by.
+    """
+
+    body: Body = struct.field(pytree_node=False)
+    size: int = struct.field(pytree_node=False)
+    colours: int = struct.field(pytree_node=False)
+    walls: int = struct.field(pytree_node=False)
+    horizon: int = struct.field(pytree_node=False)
+    tasks: pinpad.Tasks = struct.field(pytree_node=False)
+    cell: float = struct.field(pytree_node=False, default=2.0)
+    """Side of a cell, m."""
+    timestep: float = struct.field(pytree_node=False, default=0.025)
+    substeps: int = struct.field(pytree_node=False, default=2)
+    moves: int = struct.field(pytree_node=False, default=4)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """C MuJoCo's model of the body."""
+        return host_model(self.body.name, self.timestep)
+
+    @property
+    def actions(self) -> int:
+        """Number of actuators; an action is [actions], clipped to [-1, 1]."""
+        return self.model.nu
+
+    @property
+    def cells(self) -> int:
+        """Number of cells, ``G²``."""
+        return self.size**2
+
+    @property
+    def half(self) -> float:
+        """Half the side of the grid, m; its centre is the origin."""
+        return self.size * self.cell / 2
+
+    @property
+    def observation_size(self) -> int:
+        """Length of the observation vector."""
+        return self.model.nq - 2 + self.model.nv + 2 * (self.colours + self.walls) + 4
+
+    def reset(self, key: jax.Array, task: jax.Array | None = None) -> State:
+        """A random layout and task (or row ``task``); the body at a random point of a free cell, with a random yaw.
+
+        Joint angles and all velocities get uniform noise of ±0.1.
+        """
+        task_key, cell_key, place_key, yaw_key, joint_key, velocity_key = jax.random.split(key, 6)
+        task, sequence = pinpad.draw(task_key, self.tasks, task)
+        cells = pinpad.scatter(cell_key, self.cells)
+        agent = cells[self.colours + self.walls]
+        # Not quite to the edge: rounding must not put the body into the neighbouring cell.
+        xy = self.centre(agent) + self.cell * jax.random.uniform(place_key, (2,), minval=-0.499, maxval=0.499)
+        half_yaw = jax.random.uniform(yaw_key, (), maxval=np.pi)
+        turned = jnp.array([jnp.cos(half_yaw), 0.0, 0.0, jnp.sin(half_yaw)])
+        joints = jnp.array(self.body.joints) + jax.random.uniform(
+            joint_key, (len(self.body.joints),), minval=-0.1, maxval=0.1
+        )
+        height = jnp.array(self.model.qpos0[2:3], jnp.float32)
+        return State(
+            qpos=jnp.concatenate([xy, height, turned, joints]),
+            qvel=jax.random.uniform(velocity_key, (self.model.nv,), minval=-0.1, maxval=0.1),
+            warmstart=jnp.zeros(self.model.nv),
+            colours=cells[: self.colours],
+            walls=cells[self.colours : self.colours + self.walls],
+            agent=agent,
+            task=task,
+            sequence=sequence,
+            progress=jnp.int32(0),
+            t=jnp.int32(0),
+            reward=jnp.float32(0),
+            done=jnp.bool_(False),
+            broken=jnp.bool_(False),
+        )
+
+    def centre(self, cell: jax.Array) -> jax.Array:
+        """x and y of the middle of a cell, m, [..., 2]."""
+        column, row = cell % self.size, cell // self.size
+        return (jnp.stack([column, self.size - 1 - row], axis=-1) + 0.5) * self.cell - self.half
+
+    def cell_at(self, xy: jax.Array) -> jax.Array:
+        """The cell of a point [2], int32; -1 outside of the grid."""
+        column, up = jnp.floor((xy + self.half) / self.cell).astype(jnp.int32)
+        inside = (column >= 0) & (column < self.size) & (up >= 0) & (up < self.size)
+        return jnp.where(inside, (self.size - 1 - up) * self.size + column, -1)
+
+    def physics(self, qpos: jax.Array, qvel: jax.Array, warmstart: jax.Array, action: jax.Array) -> Sequence[jax.Array]:
+        """The three after ``substeps`` physics steps under a clipped action."""
+        model, data = _device_model(self.body.name, self.timestep)
+        data = data.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=jnp.clip(action, -1.0, 1.0))
+        with jax.default_matmul_precision("highest"):
+            # Scanned, not unrolled: the step is most of what there is to compile.
+            data, _ = jax.lax.scan(lambda data, _: (mjx.step(model, data), None), data, length=self.substeps)
+        return data.qpos, data.qvel, data.qacc_warmstart
+
+    def step(self, state: State, action: jax.Array) -> State:
+        """Moves the body and applies the task's rule; the identity with reward 0 once done."""
+        before = (state.qpos, state.qvel, state.warmstart)
+        after = self.physics(*before, action)
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in after]))
+        moves = ~state.done & finite
+        # What is not finite is dropped at once, or it would spread to everything computed from the state.
+        qpos, qvel, warmstart = (jnp.where(moves, new, old) for new, old in zip(after, before, strict=True))
+
+        cell = self.cell_at(qpos[:2])
+        low, high = self.body.healthy
+        fallen = (qpos[2] < low) | (qpos[2] > high) | (cell < 0) | jnp.any(state.walls == cell) | ~finite
+        progress, success, wrong = pinpad.visit(
+            state.sequence, state.progress, pinpad.entered(state.colours, state.agent, cell)
+        )
+        t = state.t + 1
+        alive = ~state.done
+        return state.replace(
+            qpos=qpos,
+            qvel=qvel,
+            warmstart=warmstart,
+            agent=jnp.where(moves & (cell >= 0), cell, state.agent),
+            progress=jnp.where(moves & ~fallen, progress, state.progress),
+            t=jnp.where(alive, t, state.t),
+            reward=jnp.where(alive & success & ~fallen, 1.0, 0.0),
+            done=state.done | fallen | success | wrong | (t >= self.horizon),
+            broken=state.broken | (alive & ~finite),
+        )
+
+    def observe(self, state: State) -> jax.Array:
+        """float32 [observation_size]; neither the task nor what was visited.
+
+        Proprioception through symlog (height, orientation, joint angles, velocities), the torso's x and y scaled to
+        [-1, 1], colours and walls relative to it on the same scale, and its place in its cell, [-1, 1] too.
+        """
+        xy = state.qpos[:2]
+        body = jnp.concatenate([state.qpos[2:], state.qvel])
+        objects = self.centre(jnp.concatenate([state.colours, state.walls]))
+        local = (xy - self.centre(state.agent)) / (self.cell / 2)
+        relative = ((objects - xy) / self.half).ravel()
+        return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), xy / self.half, relative, local])
+
+    def acts(self, state: State) -> jax.Array:
+        """Every action is used."""
+        return jnp.ones_like(state.done)
