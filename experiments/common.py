@@ -39,6 +39,7 @@ NOT_FINITE = 3
 INTERRUPTED = 130
 # Folders of a stage inside the workdir, by the section of the configuration that the stage reads.
 STAGE_FOLDERS = {
+    "ant_expert": ("ant_expert",),
     "pretrain": ("pretrain",),
     "probe": ("probe",),
     "control": ("control",),

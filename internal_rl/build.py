@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import nnx
 
 from internal_rl.config import Config
-from internal_rl.envs import gridworld
+from internal_rl.envs import gridworld, pinpad
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.models.cell import hard_gate
@@ -19,18 +19,29 @@ from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import Policy
 from internal_rl.models.sequence_model import SequenceModel
 
+if TYPE_CHECKING:
+    from internal_rl.envs.ant import Ant
+
 Init = Callable[[jax.Array], Any]
 """``key -> params``, a nested dictionary of arrays; vmap it over keys for seeds."""
 
 
-def pretrain_env(cfg: Config) -> Gridworld:
+def _env(cfg: Config, tasks: pinpad.Tasks) -> Gridworld | Ant:
+    if cfg.env.body == "point":
+        return gridworld.make(cfg.env, tasks)
+    from internal_rl.envs import ant  # importing MuJoCo takes seconds, which gridworlds need not wait for
+
+    return ant.make(cfg.env, tasks)
+
+
+def pretrain_env(cfg: Config) -> Gridworld | Ant:
     """The environment over the pretraining tasks."""
-    return gridworld.make(cfg.env, cfg.env.pretrain_tasks)
+    return _env(cfg, cfg.env.pretrain_tasks)
 
 
-def post_env(cfg: Config) -> Gridworld:
+def post_env(cfg: Config) -> Gridworld | Ant:
     """The environment over the post-training tasks."""
-    return gridworld.make(cfg.env, cfg.env.post_tasks)
+    return _env(cfg, cfg.env.post_tasks)
 
 
 def subgoals(cfg: Config) -> int:
@@ -38,7 +49,7 @@ def subgoals(cfg: Config) -> int:
     return -(-cfg.env.colours // cfg.env.subgoal_length)
 
 
-def _functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Init]:
+def functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Init]:
     """Splits a module into its definition and a pure initialiser of its parameters."""
 
     def init(key):
@@ -50,7 +61,7 @@ def _functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.Grap
 def base_model(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     """The base model p_theta."""
     env = pretrain_env(cfg)
-    return _functional(functools.partial(_base, cfg, env))
+    return functional(functools.partial(_base, cfg, env))
 
 
 def _base(cfg: Config, env: Gridworld, rngs: nnx.Rngs) -> SequenceModel:
@@ -59,13 +70,13 @@ def _base(cfg: Config, env: Gridworld, rngs: nnx.Rngs) -> SequenceModel:
 
 def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     """The metacontroller on the base model's residual stream."""
-    return _functional(lambda rngs: Metacontroller(cfg.discover, cfg.model.width, rngs))
+    return functional(lambda rngs: Metacontroller(cfg.discover, cfg.model.width, rngs))
 
 
 def compile_module(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     """CompILE's module, in the place of the metacontroller."""
     env = pretrain_env(cfg)
-    return _functional(lambda rngs: Compile(cfg.compile, env.observation_size, cfg.model.width, rngs))
+    return functional(lambda rngs: Compile(cfg.compile, env.observation_size, cfg.model.width, rngs))
 
 
 def controller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
@@ -77,7 +88,7 @@ def policy(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     """The code-space policy."""
     rl = cfg.reinforce
     code = cfg.compile.code if rl.controller == "compile" else cfg.discover.code
-    return _functional(lambda rngs: Policy(cfg.model.width, rl.policy_width, rl.policy_heads, code, rngs))
+    return functional(lambda rngs: Policy(cfg.model.width, rl.policy_width, rl.policy_heads, code, rngs))
 
 
 def latent_env(cfg: Config, base: Any, params: Any) -> LatentEnv:

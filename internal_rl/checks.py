@@ -78,7 +78,8 @@ _POSITIVE = {
     "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
     "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "rank", "epochs",
     "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
-    "poisson_rate", "hidden", "encoder_width", "encoder_heads", "encoder_layers",
+    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "encoder_width", "encoder_heads",
+    "encoder_layers",
 }  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def _check_stages(config: Config) -> None:
         raise ConfigError(
             f"expert.horizon is {config.expert.horizon}; expected at most env.horizon = {config.env.horizon}."
         )
-    for name in ("pretrain", "probe", "control", "discover", "compile", "reinforce"):
+    for name in ("ant_expert", "pretrain", "probe", "control", "discover", "compile", "reinforce"):
         _check_train(name, getattr(config, name))
     for name in ("probe", "control", "discover", "compile", "reinforce"):
         if getattr(config, name).seeds % config.pretrain.rows:
@@ -172,6 +173,16 @@ def _check_stages(config: Config) -> None:
         raise ConfigError(
             f"discover.hold is {config.discover.hold}; expected less than discover.steps = {config.discover.steps}, "
             "or the switch is never trained."
+        )
+    expert = config.ant_expert
+    if max(expert.discount, expert.gae_decay) > 1:
+        raise ConfigError(
+            f"ant_expert.discount is {expert.discount} and gae_decay is {expert.gae_decay}; expected numbers in [0, 1]."
+        )
+    if expert.unroll * expert.batch % expert.minibatches:
+        raise ConfigError(
+            f"ant_expert.minibatches is {expert.minibatches}; expected a divisor of unroll * batch = "
+            f"{expert.unroll * expert.batch}."
         )
     rl = config.reinforce
     controllers = config.compile.rows if rl.controller == "compile" else config.discover.rows

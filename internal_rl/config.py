@@ -16,11 +16,14 @@ ConfigError = checks.ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """gridworld-pinpad (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``.
+    """The pinpad task (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``.
 
-    ``moves`` is the number of actions: the paper's four, then up to four diagonal ones.
+    ``body`` is who does it: ``point`` is gridworld-pinpad, the others are bodies with physics (``envs.ant.BODIES``).
+    ``observation`` and ``moves``, the number of actions (the paper's four, then up to four diagonal ones), are of the
+    point; ``cell`` (side of a cell, m) and ``substeps`` physics steps of ``timestep`` (s) per action of the bodies.
     """
 
+    body: Literal["point", "ant", "puck"] = "point"
     size: int = 7
     colours: int = 8
     walls: int = 4
@@ -28,6 +31,9 @@ class EnvConfig:
     observation: Literal["absolute", "egocentric"] = "absolute"
     subgoal_length: int = 2
     moves: int = 4
+    cell: float = 2.0
+    timestep: float = 0.01
+    substeps: int = 5
     pretrain_tasks: tuple[tuple[int, ...], ...] = ()
     post_tasks: tuple[tuple[int, ...], ...] = ()
 
@@ -205,6 +211,21 @@ class ReinforceConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class AntExpertConfig(TrainConfig):
+    """The ant's expert (C.1.1), trained by PPO. ``batch`` episodes go on side by side, ``unroll`` steps an update."""
+
+    unroll: int = 32
+    epochs: int = 4
+    minibatches: int = 8
+    clip: float = 0.2
+    discount: float = 0.97
+    gae_decay: float = 0.95
+    value_coef: float = 0.5
+    entropy_coef: float = 1e-3
+    width: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run: every stage's section and the root seed.
 
@@ -217,6 +238,7 @@ class Config:
     snapshot: int = 0
     env: EnvConfig = EnvConfig()
     expert: ExpertConfig = ExpertConfig()
+    ant_expert: AntExpertConfig = AntExpertConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     probe: ProbeConfig = ProbeConfig()

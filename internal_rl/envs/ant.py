@@ -18,6 +18,7 @@ import mujoco
 import numpy as np
 from flax import struct
 
+from internal_rl.config import EnvConfig
 from internal_rl.envs import pinpad
 
 with contextlib.redirect_stdout(io.StringIO()):  # it announces that an optional backend is missing
@@ -230,3 +231,10 @@ class Ant:
     def acts(self, state: State) -> jax.Array:
         """Every action is used."""
         return jnp.ones_like(state.done)
+
+
+def make(cfg: EnvConfig, tasks: pinpad.Tasks) -> Ant:
+    """The environment of a configuration over one of its task tables."""
+    return Ant(
+        BODIES[cfg.body], cfg.size, cfg.colours, cfg.walls, cfg.horizon, tasks, cfg.cell, cfg.timestep, cfg.substeps
+    )

@@ -1,0 +1,161 @@
+"""The ant's expert (C.1.1): a policy that is told the way, trained by PPO in the task itself.
+
+The ant looks the same after a quarter turn. So the policy always sees the commanded direction as +x and, by counting
+legs from another one, a heading within 45 degrees of it: one gait is learnt instead of sixteen.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+
+from internal_rl.config import ExpertConfig
+from internal_rl.envs import pinpad
+from internal_rl.envs.ant import Ant, State
+from internal_rl.experts import shortest_path
+from internal_rl.models.layers import linear
+
+QUARTERS = (1, 3, 2, 0)
+"""Quarter turns from +x to the moves up, down, left, right."""
+_BITS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+# A quarter turn maps each leg onto the next; the ankles' axes then agree up to these signs.
+_SIGNS = np.array([[1, 1], [1, -1], [1, -1], [1, 1]], np.float32)
+LEGS = 4
+OBSERVATION = 41
+ACTIONS = 2 * LEGS
+
+
+@struct.dataclass
+class Guided:
+    """An episode with a guide: the environment's state, and the ways to every colour."""
+
+    state: State
+    choices: jax.Array
+    """int32 [O, N], from ``shortest_path.plan``."""
+
+    @property
+    def done(self) -> jax.Array:
+        """Whether the episode is over."""
+        return self.state.done
+
+
+def begin(env: Ant, key: jax.Array, task: jax.Array | None = None) -> Guided:
+    """A new episode; over before it starts if its task cannot be done in this layout."""
+    state = env.reset(key, task)
+    choices = shortest_path.plan(env, ExpertConfig(ties="fixed"), state)
+    legs = jnp.concatenate([state.agent[None], state.colours[jnp.maximum(state.sequence, 0)]])
+    ways = choices[jnp.maximum(state.sequence, 0), legs[:-1]]
+    return Guided(state.replace(done=jnp.any((ways == 0) & (state.sequence >= 0))), choices)
+
+
+@struct.dataclass
+class View:
+    """How the expert sees a state: observation, and what turns its action into the environment's."""
+
+    obs: jax.Array
+    """[OBSERVATION]."""
+    heading: jax.Array
+    """[2], unit vector of the command in world coordinates."""
+    legs: jax.Array
+    """[LEGS, LEGS], one-hot: the leg that each of the policy's legs is."""
+
+    def torques(self, action: jax.Array) -> jax.Array:
+        """The policy's action [8] as the environment's."""
+        return (self.legs.T @ (action.reshape(LEGS, 2)) * _SIGNS).ravel()
+
+
+def _turn(quarters: jax.Array, xy: jax.Array) -> jax.Array:
+    """Vectors [..., 2] turned counter-clockwise by quarter turns."""
+    c, s = jnp.asarray(_BITS)[quarters % 4]
+    return jnp.stack([c * xy[..., 0] - s * xy[..., 1], s * xy[..., 0] + c * xy[..., 1]], axis=-1)
+
+
+def _quarter(bits: jax.Array) -> jax.Array:
+    """The first move among ``bits``, as quarter turns from +x; 0 if there is none."""
+    moves = bits >> jnp.arange(4) & 1
+    return jnp.asarray(QUARTERS)[jnp.argmax(moves)]
+
+
+def view(env: Ant, guided: Guided) -> View:
+    """What the expert is told of a state: the body in the turned frame, the way ahead, and forbidden neighbours."""
+    state = guided.state
+    target = pinpad.target(state.sequence, state.progress)
+    command = _quarter(guided.choices[target, state.agent])
+    ahead = jnp.asarray(_BITS)[command]
+    cell = env.cell_at(env.centre(state.agent) + env.cell * ahead)
+    arrived = state.colours[target] == cell
+    following = pinpad.target(state.sequence, state.progress + arrived)
+    after = (_quarter(guided.choices[following, cell]) - command) % 4
+
+    w, x, y, z = state.qpos[3:7]
+    yaw = jnp.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2))
+    relabel = jnp.round(command - yaw / (np.pi / 2)).astype(jnp.int32)
+    # rotz(-command) q rotz(relabel): turns about z act on the pairs (w, z) and (x, y) of a quaternion.
+    left, right = -command * np.pi / 4, relabel * np.pi / 4
+    w, z = _rotate(left + right, w, z)
+    x, y = _rotate(left - right, x, y)
+    upright = jnp.stack([w, x, y, z]) * jnp.where(w < 0, -1.0, 1.0)
+
+    legs = jax.nn.one_hot((jnp.arange(LEGS) + relabel) % 4, LEGS)
+    joints = lambda values: (legs @ (values.reshape(LEGS, 2) * _SIGNS)).ravel()  # noqa: E731
+    velocity = jnp.concatenate([_turn(-command, state.qvel[:2]), state.qvel[2:3]])
+    spin = jnp.concatenate([_turn(-relabel, state.qvel[3:5]), state.qvel[5:6]])
+    local = _turn(-command, (state.qpos[:2] - env.centre(state.agent)) / (env.cell / 2))
+    around = jnp.array([(i, j) for i in (-1.0, 0.0, 1.0) for j in (-1.0, 0.0, 1.0) if i or j])
+    cells = jax.vmap(env.cell_at)(env.centre(state.agent) + env.cell * _turn(command, around))
+    others = jnp.where(jnp.arange(env.colours) == target, -2, state.colours)
+    barred = (cells < 0) | jnp.any(cells[:, None] == jnp.concatenate([others, state.walls]), axis=1)
+    obs = jnp.concatenate(
+        [
+            state.qpos[2:3], upright, joints(state.qpos[7:]), velocity, spin, joints(state.qvel[6:]), local,
+            jax.nn.one_hot(after, 4), barred,
+        ]
+    )  # fmt: skip
+    return View(obs, ahead, legs)
+
+
+def _rotate(angle: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.cos(angle) * a - jnp.sin(angle) * b, jnp.sin(angle) * a + jnp.cos(angle) * b
+
+
+def reward(env: Ant, guided: Guided, heading: jax.Array, action: jax.Array, after: State) -> jax.Array:
+    """Speed along the way and not across it, small torques, +5 for each colour, -10 for a failure.
+
+    Args:
+      env: the environment.
+      guided: before the step.
+      heading: [2], the command before the step.
+      action: [8], as the environment got it.
+      after: the environment's state after the step.
+    """
+    velocity = after.qvel[:2]
+    along, across = velocity @ heading, velocity @ jnp.stack([-heading[1], heading[0]])
+    effort = jnp.sum(jnp.clip(action, -1, 1) ** 2)
+    walking = jnp.minimum(along, 3.0) - 0.2 * jnp.abs(across) + 0.5 - 0.05 * effort
+    failed = after.done & (after.reward == 0) & (after.t < env.horizon)
+    return walking + 5.0 * (after.progress - guided.state.progress) - 10.0 * failed
+
+
+class Expert(nnx.Module):
+    """Gaussian policy with a state-independent spread, and a value function; two hidden layers of ``width`` each."""
+
+    def __init__(self, observation: int, actions: int, width: int, rngs: nnx.Rngs):
+        def body(outputs, scale):
+            sizes = (observation, width, width)
+            hidden = [linear(a, b, 1.0, rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
+            return nnx.List([*hidden, linear(width, outputs, scale, rngs)])
+
+        self.policy, self.critic = body(actions, 0.01), body(1, 1.0)
+        self.log_std = nnx.Param(jnp.full(actions, -0.5))
+
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Mean and log standard deviation of the action, [actions] each, and the value of a normalised observation."""
+        outputs = []
+        for layers in (self.policy, self.critic):
+            x = obs
+            for layer in layers[:-1]:
+                x = nnx.tanh(layer(x))
+            outputs.append(layers[-1](x))
+        return outputs[0], jnp.clip(self.log_std[...], -4.0, 0.5), outputs[1][..., 0]
