@@ -18,6 +18,7 @@ from internal_rl.config import Config, ConfigError
 from internal_rl.envs.ant import Ant
 from internal_rl.experts import ant_expert
 from internal_rl.learning import loop, ppo, updates
+from internal_rl.models.actor_critic import ActorCritic
 
 GATES = {"pretrain": 0.8, "post": 0.7}
 """Success rates of the paper's expert."""
@@ -41,7 +42,7 @@ def game(env: Ant) -> ppo.Game:
 def network(cfg: Config) -> tuple[nnx.GraphDef, build.Init]:
     """The expert's policy and value function."""
     width = cfg.ant_expert.width
-    return build.functional(lambda rngs: ant_expert.Expert(ant_expert.OBSERVATION, ant_expert.ACTIONS, width, rngs))
+    return build.functional(lambda rngs: ActorCritic(ant_expert.OBSERVATION, ant_expert.ACTIONS, width, rngs))
 
 
 def stage(cfg: Config) -> loop.Stage:

@@ -42,16 +42,15 @@ def measure(cfg: Config, base: Any, controller: Any, key: jax.Array) -> dict[str
     visits = jax.vmap(lambda k: injection.collect(latent, k))(jax.random.split(collect_key, COLLECTED))
     counts = jnp.sum(visits.colour[:, None] == jnp.arange(env.colours), axis=0)
     model_def, _ = build.base_model(cfg)
-    decode = build.decoder(cfg, controller)
+    steer = build.steer(cfg, controller)
 
     def leg(task, source, key):
         """One episode under a code collected at a visit of ``source``; -1: under none."""
         pick, play = jax.random.split(key)
         weight = (visits.colour == source).astype(jnp.float32)
         code = visits.code[jax.random.categorical(pick, jnp.log(weight))]
-        a, b = decode(code)
-        factors = (a, jnp.where(source < 0, 0.0, b))
-        reward, injected = injection.inject(env, model_def, base, cfg.model.layer, factors, task, play)
+        control = lambda e_TD: jnp.where(source < 0, e_TD, steer(e_TD, code))  # noqa: E731
+        reward, injected = injection.inject(env, model_def, base, cfg.model.layer, control, task, play)
         return jnp.where(injected >= 0, reward, 0.0), injected >= 0
 
     def rate(task, source, key):

@@ -20,7 +20,7 @@ from internal_rl.analysis import bayes
 from internal_rl.config import Config
 from internal_rl.experts import shortest_path
 from internal_rl.learning import loop, objectives, updates
-from internal_rl.learning.losses import categorical_nll, masked_mean
+from internal_rl.learning.losses import masked_mean
 
 GATE = 0.05
 """Largest share of the way from Bayes to uniform at which the base model counts as trained."""
@@ -66,7 +66,7 @@ def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, log_prior_Q: jax.
     episodes = expert_batch(cfg, key, batch)
     out = jax.vmap(nnx.merge(model_def, params))(episodes.obs)
     exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
-    base = masked_mean(categorical_nll(out.action, episodes.action), episodes.alive)
+    base = masked_mean(out.action.nll(episodes.action), episodes.alive)
     floor = masked_mean(bayes.nll(exact["bayes"], episodes.action), episodes.alive)
     known = masked_mean(bayes.nll(exact["goal_known"], episodes.action), episodes.alive)
     gap = (base - floor) / (jnp.log(env.actions) - floor)

@@ -15,6 +15,7 @@ from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.models.cell import hard_gate
 from internal_rl.models.compile import Compile
+from internal_rl.models.heads import Categorical, Gaussian
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import Policy
 from internal_rl.models.sequence_model import SequenceModel
@@ -64,8 +65,12 @@ def base_model(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     return functional(functools.partial(_base, cfg, env))
 
 
-def _base(cfg: Config, env: Gridworld, rngs: nnx.Rngs) -> SequenceModel:
-    return SequenceModel(cfg.model, env.observation_size, env.actions, env.cells, rngs)
+def _base(cfg: Config, env: Gridworld | Ant, rngs: nnx.Rngs) -> SequenceModel:
+    if cfg.env.body == "point":
+        action, following = (Categorical, env.actions), (Categorical, env.cells)
+    else:
+        action, following = (Gaussian, env.actions), (Gaussian, env.observation_size)
+    return SequenceModel(cfg.model, env.observation_size, action, following, rngs)
 
 
 def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
@@ -98,9 +103,9 @@ def latent_env(cfg: Config, base: Any, params: Any) -> LatentEnv:
     return LatentEnv(base, params, post_env(cfg), base_model(cfg)[0], controller(cfg)[0], cfg.model.layer, gate)
 
 
-def decoder(cfg: Config, params: Any) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """``f_hyp`` of a metacontroller: a code [n_z] to A [R, D] and B [D, R]."""
-    return nnx.merge(controller(cfg)[0], params).factors
+def steer(cfg: Config, params: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """What a metacontroller's codes do: residuals [..., D] and codes [..., n_z] to ``e + f_hyp(z) e``."""
+    return nnx.merge(controller(cfg)[0], params).steer
 
 
 def spread(tree: Any, seeds: int) -> tuple[Any, int | None]:

@@ -76,7 +76,7 @@ def check(config: Config) -> None:
 _POSITIVE = {
     "size", "colours", "subgoal_length", "width", "depth", "heads", "head_width", "mlp", "buckets",
     "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
-    "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "rank", "epochs",
+    "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "epochs",
     "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
     "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "encoder_width", "encoder_heads",
     "encoder_layers",

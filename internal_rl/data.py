@@ -18,8 +18,8 @@ class Batch:
     """bool [..., observation]."""
     action: jax.Array
     """int32."""
-    next_cell: jax.Array
-    """int32, the agent's cell after the action."""
+    following: jax.Array
+    """int32, what there is to predict of the next observation: the agent's cell after the action."""
     alive: jax.Array
     """bool, False for padding."""
     subgoal: jax.Array

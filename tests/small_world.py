@@ -103,7 +103,7 @@ def random_batch(cfg: c.Config = CONFIG, size: int = 4, seed: int = 0) -> Batch:
     return Batch(
         obs=jnp.asarray(rng.random((*shape, env.observation_size)) < 0.3),
         action=jnp.asarray(rng.integers(env.actions, size=shape)),
-        next_cell=jnp.asarray(rng.integers(env.cells, size=shape)),
+        following=jnp.asarray(rng.integers(env.cells, size=shape)),
         alive=jnp.asarray(np.arange(cfg.env.horizon) < lengths[:, None]),
         subgoal=jnp.asarray(np.cumsum(rng.random(shape) < 0.3, axis=1) % build.subgoals(cfg)),
         trajectory=None,

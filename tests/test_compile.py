@@ -306,7 +306,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(world, params, batch):
         e_BTD, decode = objective.controlled(world.model(), controller, LAYER, batch.obs)
         z_BTZ, starts_BT = jax.vmap(lambda one: (one.codes(), one.renewal()))(cut)
         logits_BT = jax.vmap(controller.renewal_logits)(e_BTD, z_BTZ)
-        return cut, cut.posterior.kl(), starts_BT, logits_BT, jax.nn.log_softmax(decode(z_BTZ))
+        return cut, cut.posterior.kl(), starts_BT, logits_BT, jax.nn.log_softmax(decode(z_BTZ).logits)
 
     cut, kl_codes, starts, logits, log_p = jax.tree.map(np.asarray, parts(batch))
     alive = np.asarray(batch.alive)
@@ -361,7 +361,7 @@ def test_padding_has_no_influence(world, params, batch):
     def swap(x, y):
         return jnp.where(batch.alive.reshape(*batch.alive.shape, *[1] * (x.ndim - 2)), x, y)
 
-    names = ("obs", "action", "next_cell", "subgoal")
+    names = ("obs", "action", "following", "subgoal")
     scrambled = batch.replace(**{name: swap(getattr(batch, name), getattr(other, name)) for name in names})
     assert (scrambled.obs != batch.obs).any() and (scrambled.action != batch.action).any()
     jax.tree.map(np.testing.assert_array_equal, gradients(world, params, batch), gradients(world, params, scrambled))
@@ -381,7 +381,7 @@ def test_zero_hypernetwork_is_the_base_model_bit_for_bit(world, batch):
     def uncontrolled():
         states = model.init_state(STEPS)
         e_BTD = jax.vmap(lambda obs: model.lower(obs, states[:LAYER], 0, LAYER)[0])(batch.obs)
-        return jax.vmap(lambda e: model.upper(e, states[LAYER:], 0, LAYER)[0].action)(e_BTD)
+        return jax.vmap(lambda e: model.upper(e, states[LAYER:], 0, LAYER)[0].action.logits)(e_BTD)
 
     plain = uncontrolled()
     np.testing.assert_array_equal(run(zero), plain)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from internal_rl.config import CompileConfig
 from internal_rl.learning import compile_objective as objective
 from internal_rl.models import compile as c
+from internal_rl.models.heads import Categorical
 from internal_rl.models.layers import MLP
 
 SYMBOLS = 5
@@ -56,7 +57,8 @@ def learn(segments, updates, seed):
     def loss(vector, batch, key):
         encoder, decoder = unravel(vector)
         cut = objective.cut(nnx.merge(encoder_def, encoder), batch, c.soft_boundary(cfg.temperature), key)
-        return objective.negative_elbo(cut, nnx.merge(decoder_def, decoder), batch, cfg)[0]
+        decode = lambda codes: Categorical(nnx.merge(decoder_def, decoder)(codes))  # noqa: E731
+        return objective.negative_elbo(cut, decode, batch, cfg)[0]
 
     def update(state, inputs):
         (vector, memory), (batch, step) = state, inputs

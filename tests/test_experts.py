@@ -234,6 +234,6 @@ def test_batches_show_the_observations_of_their_trajectories(batch):
             np.testing.assert_array_equal(batch.obs[i, t], observe(state))
     assert batch.obs.dtype == bool
     np.testing.assert_array_equal(batch.action, trajectory.action)
-    np.testing.assert_array_equal(batch.next_cell, trajectory.next_agent)
+    np.testing.assert_array_equal(batch.following, trajectory.next_agent)
     np.testing.assert_array_equal(batch.alive, trajectory.alive)
     np.testing.assert_array_equal(batch.subgoal, np.array([0, 0, 1])[trajectory.target])

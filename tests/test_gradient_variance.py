@@ -15,8 +15,7 @@ from flax import nnx
 from internal_rl.analysis import gradient_variance as gv
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.learning import losses, rollout, updates
-from internal_rl.models import layers
-from internal_rl.models.policy import log_prob
+from internal_rl.models.heads import gaussian_log_prob
 
 CFG = small_world.CONFIG
 LAYER, DECISIONS, STEPS, EPISODES, SPLITS = CFG.model.layer, 3, 3, 8192, 8
@@ -30,7 +29,7 @@ SLOPE, BATCH = 1.5, 64 * 512
 
 
 def code_of_bandit(params, episode):
-    return log_prob(params["mean"][None], params["log_std"][None], episode["z"][None])
+    return gaussian_log_prob(params["mean"][None], params["log_std"][None], episode["z"][None])
 
 
 def raw_of_bandit(params, episode):
@@ -145,9 +144,9 @@ def slow_raw_log_prob(world, env, params, key, episode):
         new, old = (proposal, advanced), (z, memory)
         z, memory = jax.tree.map(lambda x, y: jnp.where(t % STEPS == 0, x, y), new, old)
         sample_key, action_key = jax.random.split(sample_key)
-        out, caches = model.upper(layers.low_rank(e_D, controller.factors(z))[None], caches, t, LAYER)
-        raw = jax.random.categorical(action_key, out.action[0])
-        return (z, memory, caches, sample_key), (jax.nn.log_softmax(out.action[0])[raw] * alive, raw)
+        out, caches = model.upper(controller.steer(e_D, z)[None], caches, t, LAYER)
+        raw = jax.random.categorical(action_key, out.action.logits[0])
+        return (z, memory, caches, sample_key), (jax.nn.log_softmax(out.action.logits[0])[raw] * alive, raw)
 
     caches = model.init_state(env.horizon)[LAYER:]
     start = (jnp.zeros(CFG.discover.code), policy.init_state(), caches, env.reset(reset_key).key)

@@ -10,6 +10,7 @@ import small_world
 
 from internal_rl import build
 from internal_rl.analysis import injection
+from internal_rl.models import layers
 
 CFG = small_world.CONFIG
 
@@ -56,7 +57,7 @@ def test_a_kept_code_is_the_one_in_force_at_the_visit(collected):
 
 
 def forced(action):
-    """A base model whose control at the embedding decides the action alone, and the factors that force ``action``."""
+    """A base model whose control at the embedding decides the action alone, and the control that forces ``action``."""
     cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, depth=1))
     definition, init = build.base_model(cfg)
     base = small_world.invented(init, scale=0.0)
@@ -67,19 +68,19 @@ def forced(action):
     base["action"]["bias"] = jnp.zeros(actions)
     a = jnp.zeros((2, width)).at[0, 7].set(1.0)
     b = jnp.zeros((width, 2)).at[action, 0].set(5.0)
-    return definition, base, (a, b)
+    return definition, base, lambda e_TD: layers.low_rank(e_TD, (a, b))
 
 
 def test_an_injected_controller_acts_only_after_the_expert_has_done_its_part():
     """Forced to the right: the second leg succeeds exactly where the first colour to the right is the task's last."""
     env = injection.leg_env(CFG.env)
-    definition, base, factors = forced(3)
+    definition, base, control = forced(3)
     task = env.tasks.index((0, 1))
 
     @jax.jit
     def play(key):
         reset_key, _ = jax.random.split(key)
-        reward, injected = injection.inject(env, definition, base, 0, factors, jnp.int32(task), key)
+        reward, injected = injection.inject(env, definition, base, 0, control, jnp.int32(task), key)
         return reward, injected, env.reset(reset_key, jnp.int32(task))
 
     results = []
@@ -96,11 +97,11 @@ def test_an_injected_controller_acts_only_after_the_expert_has_done_its_part():
     assert all(injected > 0 for won, injected in results if won)  # the expert needs a step at least
 
 
-def test_without_factors_the_base_model_is_by_itself():
+def test_without_control_the_base_model_is_by_itself():
     env = injection.leg_env(CFG.env)
-    definition, base, (a, b) = forced(3)
-    play = jax.jit(lambda f, key: injection.inject(env, definition, base, 0, f, jnp.int32(4), key))
+    definition, base, _ = forced(3)
+    play = jax.jit(lambda key: injection.inject(env, definition, base, 0, lambda e: e, jnp.int32(4), key))
     none = jax.jit(lambda key: injection.inject(env, definition, base, 0, None, jnp.int32(4), key))
     for seed in range(5):
         key = jax.random.key(seed)
-        np.testing.assert_array_equal(none(key), play((a, jnp.zeros_like(b)), key))
+        np.testing.assert_array_equal(none(key), play(key))

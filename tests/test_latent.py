@@ -11,7 +11,7 @@ from flax import struct
 
 from internal_rl import build
 from internal_rl.envs.latent import LatentEnv, abstract_step
-from internal_rl.models import cell, layers
+from internal_rl.models import cell
 
 CFG = small_world.CONFIG
 HORIZON, LAYER = CFG.env.horizon, CFG.model.layer
@@ -122,8 +122,8 @@ def test_it_is_the_trained_cell_and_the_full_controlled_pass(world, states):
             return carry, (beta, z, carry.history)
 
         _, (beta, z_TZ, history) = jax.lax.scan(advance, controller.init_carry(), (e_TD, CODES))
-        out, _ = model.upper(layers.low_rank(e_TD, controller.factors(z_TZ)), caches[LAYER:], 0, LAYER)
-        return e_TD, beta, z_TZ, history, out.action
+        out, _ = model.upper(controller.steer(e_TD, z_TZ), caches[LAYER:], 0, LAYER)
+        return e_TD, beta, z_TZ, history, out.action.logits
 
     e_TD, beta, z_TZ, history, action = whole()
     np.testing.assert_allclose(states.residual[:-1], e_TD, atol=1e-5)
@@ -131,7 +131,7 @@ def test_it_is_the_trained_cell_and_the_full_controlled_pass(world, states):
     np.testing.assert_array_equal(states.carry.code[1:], z_TZ)
     np.testing.assert_allclose(states.carry.history[1:], history, atol=1e-5)
     np.testing.assert_allclose(states.inner.seen[1:], action, atol=1e-4)
-    plain = jax.jit(model)(OBS[:HORIZON]).action
+    plain = jax.jit(model)(OBS[:HORIZON]).action.logits
     assert np.abs(action - plain).max(axis=1).min() > 1e-3  # control is felt at every step
 
 

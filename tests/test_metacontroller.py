@@ -188,16 +188,25 @@ def test_kl_is_the_gaussians():
     assert m.Posterior(jnp.zeros(4), jnp.zeros(4)).kl() == 0
 
 
-def test_factors_are_those_of_one_matrix_per_code(world):
-    """Batched codes give the factors of each code; the same code always the same controller."""
-    controller, z = world.metacontroller(), rng_normal(4, 5, CODE)
-    factors = jax.jit(controller.factors)
-    a, b = factors(z)
-    rank = CFG.discover.rank
-    assert (a.shape, b.shape) == ((5, rank, WIDTH), (5, WIDTH, rank))
+@pytest.mark.parametrize("rank", [CFG.discover.rank, 0])
+def test_codes_steer_by_one_matrix_each(rank):
+    """``e + U e`` with U decoded by a hidden layer: a product of thin matrices, or a full one at rank 0."""
+    cfg = dataclasses.replace(CFG.discover, rank=rank)
+    definition, init = build.metacontroller(dataclasses.replace(CFG, discover=cfg))
+    params = small_world.invented(init)
+    z, e = rng_normal(4, 5, CODE), rng_normal(6, 5, WIDTH)
+    steered = jax.jit(nnx.merge(definition, params).steer)(e, z)
+
+    def affine(name, x):
+        return x @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
+
     for i in range(5):
-        np.testing.assert_allclose(a[i], factors(z[i])[0], atol=1e-6)
-        np.testing.assert_allclose(b[i], factors(z[i])[1], atol=1e-6)
+        hidden = np.maximum(affine("hyper_up", z[i]), 0)
+        if rank:
+            u = affine("hyper_b", hidden).reshape(WIDTH, rank) @ affine("hyper_a", hidden).reshape(rank, WIDTH)
+        else:
+            u = affine("hyper_u", hidden).reshape(WIDTH, WIDTH)
+        np.testing.assert_allclose(steered[i], e[i] + u @ e[i], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("start", [0.0, -2.0])

@@ -13,7 +13,7 @@ import small_world
 from internal_rl import build
 from internal_rl.analysis import slowness
 from internal_rl.config import DiscoverConfig
-from internal_rl.learning import losses, objectives, updates
+from internal_rl.learning import objectives, updates
 
 CFG = small_world.CONFIG
 LAYER, KEY = CFG.model.layer, jax.random.key(3)
@@ -63,7 +63,7 @@ def compiled(world):
         states = model.init_state(CFG.env.horizon)
         e_BTD = jax.vmap(lambda obs: model.lower(obs, states[:LAYER], 0, LAYER)[0])(batch.obs)
         out = jax.vmap(lambda e: model.upper(e, states[LAYER:], 0, LAYER)[0])(e_BTD)
-        return losses.categorical_nll(out.action, batch.action)
+        return out.action.nll(batch.action)
 
     return jax.jit(lambda params, batch: run(params, world.base, batch, KEY, 5)), jax.jit(plain)
 
@@ -84,9 +84,10 @@ def test_controlled_nll_equals_a_dense_matrix_per_step(world, batch):
     def dense(obs, code):
         states = model.init_state(CFG.env.horizon)
         e_TD, _ = model.lower(obs, states[:LAYER], 0, LAYER)
-        a, b = controller.factors(code)
-        e_TD = e_TD + jnp.einsum("tij,tj->ti", b @ a, e_TD)
-        return jax.nn.log_softmax(model.upper(e_TD, states[LAYER:], 0, LAYER)[0].action)
+        basis = jnp.eye(CFG.model.width)
+        u_TDD = jax.vmap(lambda z: (controller.steer(basis, jnp.tile(z, (len(basis), 1))) - basis).T)(code)
+        e_TD = e_TD + jnp.einsum("tij,tj->ti", u_TDD, e_TD)
+        return jax.nn.log_softmax(model.upper(e_TD, states[LAYER:], 0, LAYER)[0].action.logits)
 
     log_p = jax.vmap(dense)(batch.obs, result.code)
     slow = -np.take_along_axis(np.asarray(log_p), np.asarray(batch.action)[..., None], axis=-1)[..., 0]
@@ -161,7 +162,7 @@ def scrambled(batch):
     def swap(x, y):
         return jnp.where(batch.alive.reshape(*batch.alive.shape, *[1] * (x.ndim - 2)), x, y)
 
-    names = ("obs", "action", "next_cell", "subgoal")
+    names = ("obs", "action", "following", "subgoal")
     return batch.replace(**{name: swap(getattr(batch, name), getattr(other, name)) for name in names})
 
 
@@ -206,7 +207,7 @@ def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(wor
         states = model.init_state(CFG.env.horizon)
         e_TD, _ = model.lower(obs, states[:LAYER], 0, LAYER)
         dense = (controllers["b"] @ controllers["a"])[subgoal]
-        return model.upper(e_TD + jnp.einsum("tij,tj->ti", dense, e_TD), states[LAYER:], 0, LAYER)[0].action
+        return model.upper(e_TD + jnp.einsum("tij,tj->ti", dense, e_TD), states[LAYER:], 0, LAYER)[0].action.logits
 
     log_p = jax.nn.log_softmax(jax.vmap(slow)(batch.obs, batch.subgoal))
     taken = np.take_along_axis(np.asarray(log_p), np.asarray(batch.action)[..., None], axis=-1)[..., 0]

@@ -14,7 +14,6 @@ from internal_rl.analysis import steering
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.learning import rollout as r
 from internal_rl.learning.updates import summary
-from internal_rl.models.policy import log_prob
 
 CFG = small_world.CONFIG
 EPISODES, HORIZON, LAYER = 48, CFG.env.horizon, CFG.model.layer
@@ -122,13 +121,6 @@ def test_the_policy_starts_as_the_prior():
     mean, log_std, _ = jax.jit(policy)(10 * jax.random.normal(KEYS[0], (HORIZON, CFG.model.width)), policy.init_state())
     np.testing.assert_array_equal(mean, np.zeros((HORIZON, CFG.discover.code)))
     np.testing.assert_array_equal(log_std, np.zeros((HORIZON, CFG.discover.code)))
-
-
-def test_log_density():
-    mean, log_std, z = np.array([0.5, -1.0]), np.array([0.3, -2.0]), np.array([1.5, -1.1])
-    std = np.exp(log_std)
-    slow = np.log(np.prod(np.exp(-0.5 * ((z - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))))
-    np.testing.assert_allclose(log_prob(jnp.array(mean), jnp.array(log_std), jnp.array(z)), slow, rtol=1e-5)
 
 
 def test_codes_have_the_policys_distribution(world, coded):

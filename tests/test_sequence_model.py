@@ -78,7 +78,7 @@ def test_outputs_are_causal_and_use_the_whole_past(world, obs_TO):
 
     def heads(obs):
         out = world.model()(obs)
-        return out.action, out.observation, world.model().residuals(obs)[-1]
+        return out.action.logits, out.observation.logits, world.model().residuals(obs)[-1]
 
     for jacobian in jax.jit(jax.jacrev(heads))(obs_TO.astype(jnp.float32)):
         depends = np.abs(jacobian).max(axis=(1, 3)) > 0
@@ -95,8 +95,8 @@ def test_embedding_is_layer_zero(world, obs_TO, full):
 def test_bfloat16_computes_close_to_float32(obs_TO, full):
     """The residual stream and the logits stay float32."""
     e_TD, out = play(obs_TO, 1, [STEPS], dtype="bfloat16")
-    assert out.action.dtype == e_TD.dtype == np.float32
-    assert 1e-4 < np.abs(out.action - full[0].action).max() < 0.3
+    assert out.action.logits.dtype == e_TD.dtype == np.float32
+    assert 1e-4 < np.abs(out.action.logits - full[0].action.logits).max() < 0.3
     assert_close(play(obs_TO, 1, [1] * STEPS, dtype="bfloat16"), (e_TD, out), 0.1)
 
 
@@ -113,8 +113,8 @@ def test_prediction_loss_is_equation_5(world, batch):
     )()
     action, observation = [], []
     for i, t in zip(*np.nonzero(batch.alive), strict=True):
-        action.append(slow_nll(out.action[i, t], batch.action[i, t]))
-        observation.append(slow_nll(out.observation[i, t], batch.next_cell[i, t]))
+        action.append(slow_nll(out.action.logits[i, t], batch.action[i, t]))
+        observation.append(slow_nll(out.observation.logits[i, t], batch.following[i, t]))
     np.testing.assert_allclose(metrics["nll"], np.mean(action), rtol=1e-5)
     np.testing.assert_allclose(metrics["obs_nll"], np.mean(observation), rtol=1e-5)
     np.testing.assert_allclose(value, np.mean(action) + 0.5 * np.mean(observation), rtol=1e-5)
@@ -132,7 +132,7 @@ def test_paper_preset_has_the_shapes_of_table_a16():
     expected = linear(637, 256) + 6 * block + norm + linear(256, 4) + linear(256, 49)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
     out = jax.eval_shape(lambda p, obs: nnx.merge(definition, p)(obs), params, jax.ShapeDtypeStruct((100, 637), bool))
-    assert (out.action.shape, out.observation.shape) == ((100, 4), (100, 49))
+    assert (out.action.logits.shape, out.observation.logits.shape) == ((100, 4), (100, 49))
 
 
 def test_paper_initialisers_have_variance_scaling_a_tenth():

@@ -16,7 +16,8 @@ from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import ReinforceConfig, TrainConfig
 from internal_rl.learning import updates
 from internal_rl.learning.rollout import Actor, code_actor, code_log_prob, rollout
-from internal_rl.models.policy import Policy, log_prob
+from internal_rl.models.heads import gaussian_log_prob
+from internal_rl.models.policy import Policy
 
 CFG = ReinforceConfig(batch=128, lr=0.05, weight_decay=0.0, clip=0.2)
 KEY = jax.random.key(0)
@@ -68,14 +69,14 @@ def play(params, context, key):
     def act(state, memory, t, key):
         mean, log_std = gaussian(params, t)
         z = mean + jnp.exp(log_std) * jax.random.normal(key, (1,))
-        return z, log_prob(mean, log_std, z), memory
+        return z, gaussian_log_prob(mean, log_std, z), memory
 
     return rollout(Bandit(), Actor((), act), key)
 
 
 def recompute(params, episode):
     mean, log_std = gaussian(params, episode.obs)
-    return log_prob(mean, log_std, episode.action)
+    return gaussian_log_prob(mean, log_std, episode.action)
 
 
 @functools.cache

@@ -30,9 +30,7 @@ import optax
 from flax import nnx, struct
 
 from internal_rl.envs.latent import LatentEnv
-from internal_rl.learning import losses
 from internal_rl.learning.rollout import Episode, code_actor, code_log_prob
-from internal_rl.models import layers
 from internal_rl.models.cell import schedule_gate
 
 LogProb = Callable[[Any, Any], jax.Array]
@@ -112,9 +110,9 @@ def raw_log_prob(env: LatentEnv, policy_def: nnx.GraphDef, params: Any, transcri
     model, controller = nnx.merge(env.base_def, env.base), nnx.merge(env.controller_def, env.controller)
     episode = transcript.episode
     z_TZ = reparametrised_codes(policy_def, params, episode)
-    e_TD = layers.low_rank(episode.obs, controller.factors(z_TZ))
+    e_TD = controller.steer(episode.obs, z_TZ)
     out, _ = model.upper(e_TD, model.init_state(e_TD.shape[0])[env.layer :], 0, env.layer)
-    return jnp.where(episode.alive, -losses.categorical_nll(out.action, transcript.raw), 0.0)
+    return jnp.where(episode.alive, -out.action.nll(transcript.raw), 0.0)
 
 
 def estimators(env: LatentEnv, policy_def: nnx.GraphDef) -> dict[str, LogProb]:

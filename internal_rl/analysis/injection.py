@@ -17,7 +17,6 @@ from internal_rl.envs import gridworld, pinpad
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.experts import shortest_path
-from internal_rl.models import layers
 
 
 def leg_env(cfg: EnvConfig) -> Gridworld:
@@ -58,7 +57,7 @@ def collect(env: LatentEnv, key: jax.Array) -> Visits:
 
 
 def inject(
-    env: Gridworld, model_def: nnx.GraphDef, base: Any, layer: int, factors: Any, task: jax.Array, key: jax.Array
+    env: Gridworld, model_def: nnx.GraphDef, base: Any, layer: int, control: Any, task: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Follows the expert through all but the task's last colour, then the base model under one constant controller.
 
@@ -67,7 +66,7 @@ def inject(
       model_def: definition of the base model.
       base: its parameters.
       layer: the controlled layer.
-      factors: A [R, D] and B [D, R] of the code, or None for the base model by itself.
+      control: maps the residual [1, D] to what the code makes of it; None for the base model by itself.
       task: int32, row of the task table.
       key: of the layout and of the actions.
 
@@ -85,10 +84,10 @@ def inject(
         state, lower, upper, injected = carry
         e_TD, lower = model.lower(env.observe(state)[None], lower, t, layer)
         last = state.progress >= jnp.sum(state.sequence >= 0) - 1
-        if factors is not None:
-            e_TD = jnp.where(last, layers.low_rank(e_TD, factors), e_TD)
+        if control is not None:
+            e_TD = jnp.where(last, control(e_TD), e_TD)
         out, upper = model.upper(e_TD, upper, t, layer)
-        sampled = jax.random.categorical(jax.random.fold_in(key, t), out.action[0])
+        sampled = out.action[0].sample(jax.random.fold_in(key, t))
         expert = jnp.argmax(best[:, pinpad.target(state.sequence, state.progress), state.agent])
         after = env.step(state, jnp.where(last, sampled, expert))
         injected = jnp.where((injected < 0) & last & ~state.done, t, injected)

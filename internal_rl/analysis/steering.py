@@ -18,13 +18,14 @@ def true_subgoal_control(controllers: dict[str, jax.Array], subgoal_length: int)
     """``control(state, e_TD)`` that applies the controller of the state's true subgoal (Eq. 1).
 
     Args:
-      controllers: A [G, R, D] and B [G, D, R].
+      controllers: as in :func:`layers.by_subgoal`.
       subgoal_length: colours per subgoal.
     """
+    groups = jax.tree.leaves(controllers)[0].shape[0]
 
     def control(state, e_TD):
         subgoal = pinpad.target(state.sequence, state.progress) // subgoal_length
-        return layers.low_rank(e_TD, (controllers["a"][subgoal], controllers["b"][subgoal]))
+        return layers.by_subgoal(e_TD, jax.nn.one_hot(subgoal, groups), controllers)
 
     return control
 

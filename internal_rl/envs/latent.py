@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from internal_rl.envs.core import Env
-from internal_rl.models import layers
 from internal_rl.models.cell import Carry, hard_gate
 
 
@@ -91,9 +90,9 @@ class LatentEnv:
         key, action_key = jax.random.split(state.key)
         beta = state.switch.astype(jnp.float32)
         carry, z = controller.step(state.residual, state.carry, code, beta)
-        e_D = layers.low_rank(state.residual, controller.factors(z))
+        e_D = controller.steer(state.residual, z)
         out, upper = model.upper(e_D[None], state.upper, state.clock, self.layer)
-        action = jax.random.categorical(action_key, out.action[0])
+        action = out.action[0].sample(action_key)
         inner = self.env.step(state.inner, action)
 
         clock = state.clock + 1

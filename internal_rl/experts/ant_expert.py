@@ -9,13 +9,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, struct
+from flax import struct
 
 from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
 from internal_rl.envs.ant import Ant, State
 from internal_rl.experts import shortest_path
-from internal_rl.models.layers import linear
 
 QUARTERS = (1, 3, 2, 0)
 """Quarter turns from +x to the moves up, down, left, right."""
@@ -136,26 +135,3 @@ def reward(env: Ant, guided: Guided, heading: jax.Array, action: jax.Array, afte
     walking = jnp.minimum(along, 3.0) - 0.2 * jnp.abs(across) + 0.5 - 0.05 * effort
     failed = after.done & (after.reward == 0) & (after.t < env.horizon)
     return walking + 5.0 * (after.progress - guided.state.progress) - 10.0 * failed
-
-
-class Expert(nnx.Module):
-    """Gaussian policy with a state-independent spread, and a value function; two hidden layers of ``width`` each."""
-
-    def __init__(self, observation: int, actions: int, width: int, rngs: nnx.Rngs):
-        def body(outputs, scale):
-            sizes = (observation, width, width)
-            hidden = [linear(a, b, 1.0, rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
-            return nnx.List([*hidden, linear(width, outputs, scale, rngs)])
-
-        self.policy, self.critic = body(actions, 0.01), body(1, 1.0)
-        self.log_std = nnx.Param(jnp.full(actions, -0.5))
-
-    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Mean and log standard deviation of the action, [actions] each, and the value of a normalised observation."""
-        outputs = []
-        for layers in (self.policy, self.critic):
-            x = obs
-            for layer in layers[:-1]:
-                x = nnx.tanh(layer(x))
-            outputs.append(layers[-1](x))
-        return outputs[0], jnp.clip(self.log_std[...], -4.0, 0.5), outputs[1][..., 0]

@@ -15,13 +15,14 @@ from internal_rl.analysis import alignment
 from internal_rl.config import CompileConfig
 from internal_rl.data import Batch
 from internal_rl.learning import objectives
-from internal_rl.learning.losses import categorical_nll, masked_mean
+from internal_rl.learning.losses import masked_mean
 from internal_rl.learning.objectives import Loss
 from internal_rl.models.compile import Boundary, Compile, Segments, hard_boundary, soft_boundary
+from internal_rl.models.heads import Distribution
 from internal_rl.models.sequence_model import SequenceModel
 
-Decode = Callable[[jax.Array], jax.Array]
-"""Maps codes [B, T, n_z] to logits of the actions, [B, T, A]."""
+Decode = Callable[[jax.Array], Distribution]
+"""Maps codes [B, T, n_z] to distributions of the actions, [B, T]."""
 
 
 def cut(controller: Compile, batch: Any, boundary: Boundary, key: jax.Array) -> Segments:
@@ -60,7 +61,7 @@ def negative_elbo(segments: Segments, decode: Decode, batch: Any, cfg: CompileCo
     Returns:
       The loss and its terms.
     """
-    nll = masked_mean(categorical_nll(decode(jax.vmap(Segments.codes)(segments)), batch.action), batch.alive)
+    nll = masked_mean(decode(jax.vmap(Segments.codes)(segments)).nll(batch.action), batch.alive)
     steps = jnp.maximum(jnp.sum(batch.alive), 1)
     kl_codes = jnp.sum(segments.posterior.kl()) / steps
     kl_boundaries = jnp.sum(jax.vmap(lambda s: s.boundary_kl(cfg.poisson_rate))(segments)) / steps
@@ -83,7 +84,7 @@ def renewal_loss(controller: Compile, e_BTD: jax.Array, segments: Segments, aliv
 def controlled(model: SequenceModel, controller: Compile, layer: int, obs_BTO: jax.Array) -> tuple[jax.Array, Decode]:
     """The base model's residual stream at ``layer``, [B, T, D], and what it does under ``U_t = f_hyp(z_t)``."""
     e_BTD = objectives.residual(model, layer, obs_BTO)
-    return e_BTD, lambda z_BTZ: objectives.steered(model, layer, e_BTD, controller.factors(z_BTZ))
+    return e_BTD, lambda z_BTZ: objectives.acting(model, layer, controller.steer(e_BTD, z_BTZ))
 
 
 def compile_loss(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: CompileConfig) -> Loss:

@@ -12,13 +12,6 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def categorical_nll(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """``-ln p(label)`` in nats over the last axis of ``logits``."""
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    # One-hot product: the gradient of a gather would be a scatter.
-    return -jnp.sum(log_p * jax.nn.one_hot(label, logits.shape[-1]), axis=-1)
-
-
 def normalised_advantage(returns_B: jax.Array) -> jax.Array:
     """``(R - mean R) / (std R + 1e-3)`` over the batch (C.5): no critic, one number per trajectory."""
     return (returns_B - jnp.mean(returns_B)) / (jnp.std(returns_B) + 1e-3)

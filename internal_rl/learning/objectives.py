@@ -12,8 +12,9 @@ from flax import nnx, struct
 from internal_rl.analysis import alignment, probing, slowness
 from internal_rl.config import DiscoverConfig
 from internal_rl.data import Batch
-from internal_rl.learning.losses import categorical_nll, masked_mean
+from internal_rl.learning.losses import masked_mean
 from internal_rl.models import cell, layers
+from internal_rl.models.heads import Distribution, categorical_nll
 from internal_rl.models.metacontroller import Posterior
 from internal_rl.models.sequence_model import SequenceModel
 
@@ -26,8 +27,8 @@ def prediction(model_def: nnx.GraphDef, obs_coef: float) -> Loss:
     def loss(params, context, batch: Batch, key, step):
         del context, key, step
         out = jax.vmap(nnx.merge(model_def, params))(batch.obs)
-        nll = masked_mean(categorical_nll(out.action, batch.action), batch.alive)
-        obs_nll = masked_mean(categorical_nll(out.observation, batch.next_cell), batch.alive)
+        nll = masked_mean(out.action.nll(batch.action), batch.alive)
+        obs_nll = masked_mean(out.observation.nll(batch.following), batch.alive)
         return nll + obs_coef * obs_nll, {"loss": nll + obs_coef * obs_nll, "nll": nll, "obs_nll": obs_nll}
 
     return loss
@@ -39,32 +40,28 @@ def residual(model: SequenceModel, layer: int, obs_BTO: jax.Array) -> jax.Array:
     return jax.vmap(lambda obs: model.lower(obs, states, 0, layer)[0])(obs_BTO)
 
 
-def steered(model: SequenceModel, layer: int, e_BTD: jax.Array, factors: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Action logits [B, T, A] of the base model whose residual at ``layer`` is replaced by ``e + U e``."""
+def acting(model: SequenceModel, layer: int, e_BTD: jax.Array) -> Distribution:
+    """The actions, [B, T], of the base model with the residual at ``layer`` replaced by ``e_BTD``."""
     states = model.init_state(e_BTD.shape[1])[layer:]
-
-    def finish(e_TD, factors):
-        return model.upper(layers.low_rank(e_TD, factors), states, 0, layer)[0].action
-
-    return jax.vmap(finish)(e_BTD, factors)
+    return jax.vmap(lambda e_TD: model.upper(e_TD, states, 0, layer)[0].action)(e_BTD)
 
 
 def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...]) -> Loss:
     """Action NLL when ``U_t`` is the controller of the true subgoal (Eq. 1), at each of ``at`` on its own.
 
-    The base model is the frozen context. The parameters are {layer: A [G, R, D] and B [G, D, R]}; the loss is the sum
-    over layers, so each layer learns as if it were alone.
+    The base model is the frozen context. The parameters are {layer: controllers}, see :func:`layers.by_subgoal`; the
+    loss is the sum over layers, so each layer learns as if it were alone.
     """
 
     def loss(params, context, batch: Batch, key, step):
         del key, step
         model = nnx.merge(model_def, context["base"])
         e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
-        picked = jax.nn.one_hot(batch.subgoal, params[str(at[0])]["a"].shape[0])
+        picked = jax.nn.one_hot(batch.subgoal, jax.tree.leaves(params)[0].shape[0])
         nll = {}
         for layer in at:
-            factors = tuple(jnp.einsum("btg,gij->btij", picked, params[str(layer)][name]) for name in ("a", "b"))
-            nll_BT = categorical_nll(steered(model, layer, e_LBTD[layer], factors), batch.action)
+            controlled = layers.by_subgoal(e_LBTD[layer], picked, params[str(layer)])
+            nll_BT = acting(model, layer, controlled).nll(batch.action)
             nll[f"nll_{layer}"] = masked_mean(nll_BT, batch.alive)
         total = sum(nll.values())
         return total, {"nll": total / len(at)} | nll
@@ -146,8 +143,8 @@ def controlled(
     gate = gate_of(cfg, step)
     unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate, n, g))
     code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
-    logits = steered(model, layer, e_BTD, controller.factors(code))
-    return Controlled(categorical_nll(logits, batch.action), code, beta, posterior)
+    actions = acting(model, layer, controller.steer(e_BTD, code))
+    return Controlled(actions.nll(batch.action), code, beta, posterior)
 
 
 def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: DiscoverConfig) -> Loss:
@@ -186,6 +183,8 @@ def trained_along(loss: Loss) -> Loss:
 
 
 def controller_init(key: jax.Array, subgoals: int, rank: int, width: int) -> dict[str, Any]:
-    """Ground-truth controllers that start at U = 0: random A [G, R, D], zero B [G, D, R]."""
+    """Ground-truth controllers that start at U = 0: random A [G, R, D], zero B [G, D, R]; of rank 0, U [G, D, D]."""
+    if rank == 0:
+        return {"u": jnp.zeros((subgoals, width, width))}
     a = jax.random.normal(key, (subgoals, rank, width)) / width**0.5
     return {"a": a, "b": jnp.zeros((subgoals, width, rank))}

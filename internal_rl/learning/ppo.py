@@ -13,7 +13,7 @@ from flax import struct
 from internal_rl.config import AntExpertConfig
 from internal_rl.learning.losses import masked_mean
 from internal_rl.learning.updates import Metrics
-from internal_rl.models.policy import log_prob
+from internal_rl.models.heads import gaussian_log_prob
 
 
 class Game(NamedTuple):
@@ -118,7 +118,10 @@ def unroll(game: Game, net: Callable, state: PPOState, key: jax.Array, length: i
         after, reward, terminal, counts = game.step(game_state, seen, action)
         alive = ~game_state.done
         counts = jax.tree.map(lambda x: jnp.where(alive, x, 0), counts)
-        return after, (Steps(seen.obs, action, log_prob(mean, log_std, action), value, reward, terminal, alive), counts)
+        return after, (
+            Steps(seen.obs, action, gaussian_log_prob(mean, log_std, action), value, reward, terminal, alive),
+            counts,
+        )
 
     def step(games, key):
         return jax.vmap(one)(games, jax.random.split(key, state.games.done.shape[0]))
@@ -142,7 +145,7 @@ def update_of(
     def loss(params, part):
         steps, advantage, target = part
         mean, log_std, value = jax.vmap(net_of(params))(steps.obs)
-        ratio = jnp.exp(log_prob(mean, log_std, steps.action) - steps.log_prob)
+        ratio = jnp.exp(gaussian_log_prob(mean, log_std, steps.action) - steps.log_prob)
         centred = advantage - masked_mean(advantage, steps.alive)
         scaled = centred / jnp.sqrt(masked_mean(centred**2, steps.alive) + 1e-8)
         clipped = jnp.clip(ratio, 1 - cfg.clip, 1 + cfg.clip)

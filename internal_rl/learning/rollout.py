@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from internal_rl.envs.core import Env
-from internal_rl.models import policy as policies
+from internal_rl.models.heads import gaussian_log_prob
 
 
 @struct.dataclass
@@ -75,9 +75,8 @@ def base_actor(
         if control is not None:
             e_TD = control(state, e_TD)
         out, upper = model.upper(e_TD, upper, t, layer)
-        log_p = jax.nn.log_softmax(out.action[0])
-        action = jax.random.categorical(key, log_p)
-        return action, jnp.sum(log_p * jax.nn.one_hot(action, log_p.shape[0])), (lower, upper)
+        action = out.action[0].sample(key)
+        return action, -out.action[0].nll(action), (lower, upper)
 
     return Actor((states[:layer], states[layer:]), act)
 
@@ -92,7 +91,7 @@ def code_actor(env: Env, policy_def: nnx.GraphDef, params: Any) -> Actor:
         z = mean[0] + jnp.exp(log_std[0]) * jax.random.normal(key, mean[0].shape)
         acts = env.acts(state)
         memory = jax.tree.map(lambda new, old: jnp.where(acts, new, old), advanced, memory)
-        return z, policies.log_prob(mean[0], log_std[0], z), memory
+        return z, gaussian_log_prob(mean[0], log_std[0], z), memory
 
     return Actor(policy.init_state(), act)
 
@@ -100,8 +99,7 @@ def code_actor(env: Env, policy_def: nnx.GraphDef, params: Any) -> Actor:
 def raw_log_prob(model_def: nnx.GraphDef, params: Any, episode: Episode) -> jax.Array:
     """log p(a_t | o_{1:t}) of an episode's raw actions under ``params``, [T]."""
     model = nnx.merge(model_def, params)
-    log_p = jax.nn.log_softmax(model(episode.obs).action)
-    return jnp.sum(log_p * jax.nn.one_hot(episode.action, log_p.shape[-1]), axis=-1)
+    return -model(episode.obs).action.nll(episode.action)
 
 
 def code_log_prob(policy_def: nnx.GraphDef, params: Any, episode: Episode) -> jax.Array:
@@ -112,5 +110,5 @@ def code_log_prob(policy_def: nnx.GraphDef, params: Any, episode: Episode) -> ja
     policy = nnx.merge(policy_def, params)
     order = jnp.argsort(~episode.weight, stable=True)
     mean, log_std, _ = policy(episode.obs[order], policy.init_state())
-    packed = policies.log_prob(mean, log_std, episode.action[order])
+    packed = gaussian_log_prob(mean, log_std, episode.action[order])
     return jnp.where(episode.weight, packed[jnp.argsort(order)], 0.0)

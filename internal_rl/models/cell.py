@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from internal_rl.models import layers
 from internal_rl.models.layers import MLP, linear
 
 Gate = Callable[[jax.Array, Any], jax.Array]
@@ -59,7 +60,10 @@ class Carry:
 
 
 class Cell(nnx.Module):
-    """History, switch and decoder for a residual stream of ``width``; what trains them is up to the subclass."""
+    """History, switch and decoder for a residual stream of ``width``; what trains them is up to the subclass.
+
+    The decoder's controllers have ``rank``; full linear ones (the ant's) are rank 0.
+    """
 
     def __init__(
         self, width: int, *, history: int, code: int, rank: int, switch_hidden: int, hyper_hidden: int, rngs: nnx.Rngs
@@ -70,9 +74,12 @@ class Cell(nnx.Module):
         self.gru = nnx.GRUCell(width, history, rngs=rngs)
         self.switch = MLP(width + history + code, switch_hidden, 1, 1.0, rngs)
         self.hyper_up = linear(code, hyper_hidden, 1.0, rngs)
-        self.hyper_a = linear(hyper_hidden, rank * width, 1.0 / width, rngs)
-        # A small B starts the controlled model close to the base model, while both factors receive gradients.
-        self.hyper_b = linear(hyper_hidden, width * rank, 0.01, rngs)
+        # A small B or U starts the controlled model close to the base model, while everything receives gradients.
+        if rank == 0:
+            self.hyper_u = linear(hyper_hidden, width * width, 0.01 / width, rngs)
+        else:
+            self.hyper_a = linear(hyper_hidden, rank * width, 1.0 / width, rngs)
+            self.hyper_b = linear(hyper_hidden, width * rank, 0.01, rngs)
 
     def init_carry(self) -> Carry:
         """The carry before the first step."""
@@ -119,9 +126,14 @@ class Cell(nnx.Module):
         """beta_t as acted on: the gate's value, 1 at the first step."""
         return jnp.where(carry.first, 1.0, gate(self.switch_logit(e_D, carry), noise))
 
-    def factors(self, code: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """``U = B A = f_hyp(z)``: A [..., R, D] and B [..., D, R]."""
+    def steer(self, e: jax.Array, code: jax.Array) -> jax.Array:
+        """``e + U e`` with ``U = f_hyp(z)`` (Eq. 11): e [..., D] and code [..., n_z] to [..., D]."""
         hidden = nnx.relu(self.hyper_up(code))
+        if self.rank == 0:
+            matrices = jnp.concatenate([self.hyper_u.kernel[...], self.hyper_u.bias[...][None]])
+            always = jnp.ones((*hidden.shape[:-1], 1))
+            square = matrices.reshape(-1, self.width, self.width)
+            return layers.mixed(e, jnp.concatenate([hidden, always], axis=-1), square)
         shape = code.shape[:-1]
         a = self.hyper_a(hidden).reshape(*shape, self.rank, self.width)
-        return a, self.hyper_b(hidden).reshape(*shape, self.width, self.rank)
+        return layers.low_rank(e, (a, self.hyper_b(hidden).reshape(*shape, self.width, self.rank)))

@@ -198,3 +198,29 @@ def low_rank(e_TD: jax.Array, factors: tuple[jax.Array, jax.Array]) -> jax.Array
     a, b = factors
     inner = jnp.einsum("...rd,...d->...r", a, e_TD)
     return e_TD + jnp.einsum("...dr,...r->...d", b, inner)
+
+
+def mixed(e_TD: jax.Array, weights_TK: jax.Array, matrices_KDD: jax.Array) -> jax.Array:
+    """``e + U e`` with full ``U_t = sum_k weights_tk matrices_k``, without forming U for any step.
+
+    Args:
+      e_TD: [..., D], the residual stream.
+      weights_TK: [..., K].
+      matrices_KDD: [K, D, D].
+    """
+    # One product with K D rows of input instead of T matrices of D x D, which at the ant's sizes would not fit.
+    return e_TD + jnp.einsum("...ke,kde->...d", weights_TK[..., None] * e_TD[..., None, :], matrices_KDD)
+
+
+def by_subgoal(e_TD: jax.Array, picked_TG: jax.Array, controllers: dict[str, jax.Array]) -> jax.Array:
+    """``e + U^(g) e`` with the ground-truth controller of each step's subgoal (Eq. 1).
+
+    Args:
+      e_TD: [..., D], the residual stream.
+      picked_TG: [..., G], one-hot.
+      controllers: A [G, R, D] and B [G, D, R]; or full linear ones, ``u`` [G, D, D].
+    """
+    if "u" in controllers:
+        return mixed(e_TD, picked_TG, controllers["u"])
+    a, b = (jnp.einsum("...g,gij->...ij", picked_TG, controllers[name]) for name in ("a", "b"))
+    return low_rank(e_TD, (a, b))

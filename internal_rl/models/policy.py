@@ -6,15 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from internal_rl.models.layers import Block, Recurrent, linear
-
-
-def log_prob(mean: jax.Array, log_std: jax.Array, z: jax.Array) -> jax.Array:
-    """Log-density of a diagonal Gaussian, summed over the last axis."""
-    return jnp.sum(-0.5 * ((z - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi), axis=-1)
 
 
 class Policy(nnx.Module):

@@ -9,25 +9,31 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from internal_rl.config import ModelConfig
+from internal_rl.models.heads import Distribution
 from internal_rl.models.layers import Attention, Block, Clock, linear
 
 Params = Any
+Head = tuple[type[Distribution], int]
+"""What a head predicts: the kind of distribution, and the number of classes or of dimensions."""
 
 
 @struct.dataclass
 class Outputs:
     """The heads' results for T steps."""
 
-    action: jax.Array
-    """[T, A] logits of a_t."""
-    observation: jax.Array
-    """[T, N] logits of the agent's next cell, the only part of the observation that changes."""
+    action: Distribution
+    """Of a_t, [T, ...]."""
+    observation: Distribution
+    """Of o_{t+1}, [T, ...]: on the grid, of the agent's next cell, the only part that changes."""
 
 
 class SequenceModel(nnx.Module):
-    """Embedding, L residual blocks and two heads, over one unbatched sequence."""
+    """Embedding, L residual blocks and two heads, over one unbatched sequence.
 
-    def __init__(self, cfg: ModelConfig, observation: int, actions: int, cells: int, rngs: nnx.Rngs):
+    ``action`` and ``following`` say what the heads predict: the action, and what there is to predict of o_{t+1}.
+    """
+
+    def __init__(self, cfg: ModelConfig, observation: int, action: Head, following: Head, rngs: nnx.Rngs):
         dtype = jnp.dtype(cfg.compute_dtype)
 
         def block():
@@ -40,8 +46,10 @@ class SequenceModel(nnx.Module):
         self.embed = linear(observation, cfg.width, cfg.init_scale, rngs, dtype)
         self.blocks = nnx.List([block() for _ in range(cfg.depth)])
         self.norm = nnx.LayerNorm(cfg.width, rngs=rngs)
-        self.action = linear(cfg.width, actions, cfg.init_scale, rngs)
-        self.observation = linear(cfg.width, cells, cfg.init_scale, rngs)
+        self.kinds = (action[0], following[0])
+        self.action, self.observation = (
+            linear(cfg.width, kind.outputs(size), cfg.init_scale, rngs) for kind, size in (action, following)
+        )
 
     def init_state(self, capacity: int) -> tuple[Any, ...]:
         """One state per block, for sequences of at most ``capacity`` steps."""
@@ -65,7 +73,8 @@ class SequenceModel(nnx.Module):
         """The blocks from ``layer`` on and the heads; arguments as in :meth:`lower`, states those of these blocks."""
         e_TD, states = self._run(e_TD, self.blocks[layer:], states, t0)
         normed = self.norm(e_TD)
-        return Outputs(self.action(normed), self.observation(normed)), states
+        action, observation = self.kinds
+        return Outputs(action.of(self.action(normed)), observation.of(self.observation(normed))), states
 
     def __call__(self, obs_TO: jax.Array) -> Outputs:
         """The heads' results for a whole uncontrolled sequence."""

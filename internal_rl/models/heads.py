@@ -1,0 +1,90 @@
+"""What a head's outputs mean: distributions over the last axis, batched by whatever axes come before it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+LOG_STD = (-5.0, 2.0)
+"""Bounds of a predicted log standard deviation, approached smoothly."""
+
+
+class Distribution:
+    """The interface: ``nll`` and ``sample``, and ``of`` from the ``outputs`` numbers per step that a head computes."""
+
+    def __getitem__(self, index) -> Self:
+        """The distributions at an index of the leading axes."""
+        return jax.tree.map(lambda x: x[index], self)
+
+
+@struct.dataclass
+class Categorical(Distribution):
+    """One of A classes."""
+
+    logits: jax.Array
+    """[..., A]."""
+
+    @staticmethod
+    def outputs(classes: int) -> int:
+        """Numbers that a head has to compute."""
+        return classes
+
+    @classmethod
+    def of(cls, outputs: jax.Array) -> Self:
+        """From a head's outputs, [..., A]."""
+        return cls(outputs)
+
+    def nll(self, label: jax.Array) -> jax.Array:
+        """``-ln p(label)`` in nats; ``label`` is int32 [...]."""
+        return categorical_nll(self.logits, label)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """int32 [...]."""
+        return jax.random.categorical(key, self.logits)
+
+
+@struct.dataclass
+class Gaussian(Distribution):
+    """A vector of A numbers with independent noise."""
+
+    mean: jax.Array
+    """[..., A]."""
+    log_std: jax.Array
+    """[..., A]."""
+
+    @staticmethod
+    def outputs(size: int) -> int:
+        """Numbers that a head has to compute."""
+        return 2 * size
+
+    @classmethod
+    def of(cls, outputs: jax.Array) -> Self:
+        """From a head's outputs, [..., 2 A]: the mean, and log standard deviations kept within ``LOG_STD``."""
+        mean, raw = jnp.split(outputs.astype(jnp.float32), 2, axis=-1)
+        low, high = LOG_STD
+        middle, reach = (high + low) / 2, (high - low) / 2
+        return cls(mean, middle + reach * jnp.tanh((raw - middle) / reach))
+
+    def nll(self, value: jax.Array) -> jax.Array:
+        """``-ln p(value)`` in nats, summed over the A numbers; ``value`` is [..., A]."""
+        return -gaussian_log_prob(self.mean, self.log_std, value)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """[..., A]."""
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+
+def gaussian_log_prob(mean: jax.Array, log_std: jax.Array, value: jax.Array) -> jax.Array:
+    """Log-density of a diagonal Gaussian, summed over the last axis."""
+    return jnp.sum(-0.5 * ((value - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi), axis=-1)
+
+
+def categorical_nll(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """``-ln p(label)`` in nats over the last axis of ``logits``."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    # One-hot product: the gradient of a gather would be a scatter.
+    return -jnp.sum(log_p * jax.nn.one_hot(label, logits.shape[-1]), axis=-1)

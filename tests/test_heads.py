@@ -1,0 +1,47 @@
+"""Distributions of heads, against scipy and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from internal_rl.models import heads
+
+
+def test_categorical_nll():
+    logits = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
+    slow = [-np.log(np.exp(-1) / np.exp(logits[0]).sum()), np.log(3)]
+    np.testing.assert_allclose(heads.Categorical.of(jnp.array(logits)).nll(jnp.array([1, 2])), slow, rtol=1e-6)
+
+
+def test_categorical_samples_have_their_probabilities():
+    logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    drawn = heads.Categorical(jnp.broadcast_to(logits, (4000, 3))).sample(jax.random.key(0))
+    counts = np.bincount(drawn, minlength=3)
+    assert np.all(np.abs(counts - [2000, 1200, 800]) < 5 * np.sqrt(1000))
+
+
+def test_gaussian_nll_and_samples():
+    mean, log_std, value = np.array([0.5, -1.0]), np.array([0.3, -2.0]), np.array([1.5, -1.1])
+    gaussian = heads.Gaussian(jnp.array(mean), jnp.array(log_std))
+    slow = -stats.norm.logpdf(value, mean, np.exp(log_std)).sum()
+    np.testing.assert_allclose(gaussian.nll(jnp.array(value)), slow, rtol=1e-5)
+    drawn = jax.vmap(gaussian.sample)(jax.random.split(jax.random.key(0), 4000))
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=5 * np.exp(0.3) / np.sqrt(4000))
+    np.testing.assert_allclose(drawn.std(0), np.exp(log_std), rtol=0.06)
+
+
+def test_log_deviations_are_bounded_and_always_trainable():
+    """Near the middle of their bounds they are the head's numbers, far out they approach the bounds."""
+    raw = jnp.array([-1.5, -1.2, 50.0, -50.0, 3.0, -6.0])
+    log_std = heads.Gaussian.of(jnp.concatenate([jnp.zeros(6), raw])).log_std
+    low, high = heads.LOG_STD
+    np.testing.assert_allclose(log_std[:2], raw[:2], atol=0.01)
+    np.testing.assert_allclose(log_std[2:4], [high, low], atol=1e-3)
+    slope = jax.vmap(jax.grad(lambda x: heads.Gaussian.of(jnp.stack([0.0, x])).log_std[0]))(raw)
+    assert np.all(np.asarray(slope)[[0, 1, 4, 5]] > 0.1)
+
+
+def test_indexing_takes_steps():
+    gaussian = heads.Gaussian(jnp.arange(6.0).reshape(3, 2), jnp.zeros((3, 2)))
+    np.testing.assert_array_equal(gaussian[1].mean, [2, 3])
