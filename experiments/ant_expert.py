@@ -17,6 +17,7 @@ from internal_rl import build, checkpoints
 from internal_rl.config import Config, ConfigError
 from internal_rl.envs.ant import Ant
 from internal_rl.experts import ant_expert
+from internal_rl.experts.guided import Guided, begin
 from internal_rl.learning import loop, ppo, updates
 from internal_rl.models.actor_critic import ActorCritic
 
@@ -36,7 +37,7 @@ def game(env: Ant) -> ppo.Game:
         counts = {"episodes": after.done, "successes": success, "broken": after.broken}
         return guided.replace(state=after), reward, terminal, counts
 
-    return ppo.Game(lambda key: ant_expert.begin(env, key), lambda guided: ant_expert.view(env, guided), step)
+    return ppo.Game(lambda key: begin(env, key), lambda guided: ant_expert.view(env, guided), step)
 
 
 def network(cfg: Config) -> tuple[nnx.GraphDef, build.Init]:
@@ -74,7 +75,7 @@ def initial(cfg: Config) -> ppo.PPOState:
     return jax.vmap(start)(common.row_keys(cfg, train, "ant_expert"))
 
 
-def act(cfg: Config, env: Ant, params: Any, normaliser: ppo.Normaliser, guided: ant_expert.Guided, noise: Any):
+def act(cfg: Config, env: Ant, params: Any, normaliser: ppo.Normaliser, guided: Guided, noise: Any):
     """The expert's torques [8]: its mean, plus its spread times ``noise`` [8]."""
     view = ant_expert.view(env, guided)
     mean, log_std, _ = nnx.merge(network(cfg)[0], params)(normaliser(view.obs))
@@ -89,7 +90,7 @@ def measure(cfg: Config, env: Ant, params: Any, normaliser: ppo.Normaliser, key:
     """
 
     def one(key):
-        start = ant_expert.begin(env, key)
+        start = begin(env, key)
 
         def step(guided, _):
             torques = act(cfg, env, params, normaliser, guided, 0.0)

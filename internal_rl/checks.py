@@ -78,7 +78,7 @@ _POSITIVE = {
     "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
     "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "epochs",
     "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
-    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "encoder_width", "encoder_heads",
+    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "lru_width", "encoder_width", "encoder_heads",
     "encoder_layers",
 }  # fmt: skip
 
@@ -134,6 +134,8 @@ def _check_model(model: ModelConfig) -> None:
         raise ConfigError(f"model.layer is {model.layer}; expected at most model.depth = {model.depth}.")
     if model.width % model.heads:
         raise ConfigError(f"model.width is {model.width}; expected a multiple of model.heads = {model.heads}.")
+    if model.mixer == "recurrent" and model.lru_width % model.heads:
+        raise ConfigError(f"model.lru_width is {model.lru_width}; expected a multiple of model.heads = {model.heads}.")
     if model.buckets < 2 or model.max_distance <= model.buckets // 2:
         raise ConfigError(
             f"model.max_distance is {model.max_distance}; expected more than half of model.buckets = "

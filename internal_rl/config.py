@@ -52,8 +52,13 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Base transformer (Table A16); ``layer`` is the number of blocks below the controlled residual."""
+    """Base model; ``layer`` is the number of blocks below the controlled residual.
 
+    ``mixer`` is ``attention`` for the transformer (Table A16), with ``head_width``, ``buckets`` and ``max_distance``,
+    or ``recurrent`` for Hawk (Table A15), with ``lru_width``, which always computes in float32.
+    """
+
+    mixer: Literal["attention", "recurrent"] = "attention"
     width: int = 256
     depth: int = 6
     heads: int = 4
@@ -61,6 +66,7 @@ class ModelConfig:
     mlp: int = 512
     buckets: int = 32
     max_distance: int = 128
+    lru_width: int = 256
     init_scale: float = 0.1
     layer: int = 3
     compute_dtype: Literal["float32", "bfloat16"] = "float32"

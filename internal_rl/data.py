@@ -15,17 +15,17 @@ class Batch:
     """Expert sequences, fields [B, T, ...]."""
 
     obs: jax.Array
-    """bool [..., observation]."""
+    """[..., observation]; bool on the grid, else float32."""
     action: jax.Array
-    """int32."""
+    """int32; of bodies with physics float32 [..., A]."""
     following: jax.Array
-    """int32, what there is to predict of the next observation: the agent's cell after the action."""
+    """What there is to predict of the next observation: on the grid the agent's cell, int32; else all of it."""
     alive: jax.Array
     """bool, False for padding."""
     subgoal: jax.Array
     """int32, the true subgoal. For analysis and ground-truth controllers only."""
-    trajectory: shortest_path.Trajectory
-    """What the sequences were made from."""
+    trajectory: shortest_path.Trajectory | None
+    """What the sequences were made from, on the grid."""
 
 
 def expert_batch(env: Gridworld, cfg: ExpertConfig, subgoal_length: int, key: jax.Array, batch: int) -> Batch:

@@ -7,6 +7,7 @@ import pytest
 
 from internal_rl.envs import ant, pinpad
 from internal_rl.experts import ant_expert
+from internal_rl.experts.guided import Guided, begin
 
 ENV = ant.Ant(ant.BODIES["ant"], 4, 4, 1, 500, ((0, 3, 2), (1, 0, 3), (2, 1, 0)), substeps=1)
 VIEW = jax.jit(lambda guided: ant_expert.view(ENV, guided))
@@ -15,7 +16,7 @@ PHYSICS = jax.jit(ENV.physics)
 
 def tumbled(seed):
     """A started episode with the body in a general position."""
-    guided = ant_expert.begin(ENV, jax.random.key(seed))
+    guided = begin(ENV, jax.random.key(seed))
     noise = np.random.default_rng(seed).normal(size=29)
     state = guided.state
     turn = np.array(state.qpos[3:7]) + 0.1 * noise[:4]
@@ -86,14 +87,14 @@ def test_the_world_can_be_turned(seed):
     bits = np.array(guided.choices)[..., None] >> np.arange(4) & 1
     choices = np.zeros_like(guided.choices)
     choices[:, order] = (bits << moves).sum(-1)
-    same(VIEW(guided).obs, VIEW(ant_expert.Guided(turned, jnp.array(choices))).obs)
+    same(VIEW(guided).obs, VIEW(Guided(turned, jnp.array(choices))).obs)
 
 
 def test_the_way_leads_through_the_task():
     """Followed cell by cell, the command visits the task's colours in order and nothing else."""
     solved = 0
     for seed in range(12):
-        guided = ant_expert.begin(ENV, jax.random.key(seed))
+        guided = begin(ENV, jax.random.key(seed))
         if guided.done:
             continue
         state = guided.state
@@ -128,7 +129,7 @@ def reaches(start, goal, blocked):
 
 
 def test_a_task_that_cannot_be_done_is_over_at_once():
-    start, over = jax.jit(lambda key: ant_expert.begin(ENV, key)), 0
+    start, over = jax.jit(lambda key: begin(ENV, key)), 0
     for seed in range(60):
         guided = jax.device_get(start(jax.random.key(seed)))
         colours, task = guided.state.colours.tolist(), guided.state.sequence.tolist()

@@ -29,11 +29,9 @@ def full(world, obs_TO):
 
 
 @functools.cache
-def advance(layer, dtype="float32"):
+def advance(layer, **model):
     """``lower`` then ``upper``, compiled once per chunk length; the clock is traced."""
-    cfg = dataclasses.replace(
-        small_world.CONFIG, model=dataclasses.replace(small_world.CONFIG.model, compute_dtype=dtype)
-    )
+    cfg = dataclasses.replace(small_world.CONFIG, model=dataclasses.replace(small_world.CONFIG.model, **model))
     world = small_world.small_world(cfg)
 
     @jax.jit
@@ -45,9 +43,9 @@ def advance(layer, dtype="float32"):
     return run, world.model().init_state
 
 
-def play(obs_TO, layer, chunks, capacity=STEPS, dtype="float32"):
+def play(obs_TO, layer, chunks, capacity=STEPS, **model):
     """Residuals at ``layer`` and the heads' results, in chunks with carried caches."""
-    run, init_state = advance(layer, dtype)
+    run, init_state = advance(layer, **model)
     states, t, parts = init_state(capacity), 0, []
     for length in chunks:
         part, states = run(obs_TO[t : t + length], states, t)
@@ -66,6 +64,16 @@ def assert_close(got, want, tolerance=1e-5):
 def test_every_cut_and_every_chunking_is_the_same_model(obs_TO, full, layer, chunks):
     out, residuals = full
     assert_close(play(obs_TO, layer, chunks), (residuals[layer], out))
+
+
+@pytest.mark.parametrize("layer", range(DEPTH + 1))
+@pytest.mark.parametrize("chunks", [[1] * STEPS, [4, 1, 4, 1]], ids=["steps", "ragged"])
+def test_hawk_too_is_the_same_model_however_it_is_cut(obs_TO, layer, chunks):
+    """With recurrent blocks (Table A15) in the place of attention."""
+    hawk = {"mixer": "recurrent", "lru_width": 8}
+    whole, cut = play(obs_TO, layer, [STEPS], **hawk), play(obs_TO, layer, chunks, **hawk)
+    assert_close(cut, whole)
+    assert not np.allclose(whole[1].action.logits, play(obs_TO, layer, [STEPS])[1].action.logits)
 
 
 def test_longer_caches_change_nothing(obs_TO, full):
@@ -94,10 +102,10 @@ def test_embedding_is_layer_zero(world, obs_TO, full):
 
 def test_bfloat16_computes_close_to_float32(obs_TO, full):
     """The residual stream and the logits stay float32."""
-    e_TD, out = play(obs_TO, 1, [STEPS], dtype="bfloat16")
+    e_TD, out = play(obs_TO, 1, [STEPS], compute_dtype="bfloat16")
     assert out.action.logits.dtype == e_TD.dtype == np.float32
     assert 1e-4 < np.abs(out.action.logits - full[0].action.logits).max() < 0.3
-    assert_close(play(obs_TO, 1, [1] * STEPS, dtype="bfloat16"), (e_TD, out), 0.1)
+    assert_close(play(obs_TO, 1, [1] * STEPS, compute_dtype="bfloat16"), (e_TD, out), 0.1)
 
 
 def slow_nll(logits, label):

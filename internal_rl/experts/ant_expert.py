@@ -11,42 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
 from internal_rl.envs.ant import Ant, State
-from internal_rl.experts import shortest_path
+from internal_rl.experts.guided import DIRECTIONS, Guided, quarter
 
-QUARTERS = (1, 3, 2, 0)
-"""Quarter turns from +x to the moves up, down, left, right."""
-_BITS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
 # A quarter turn maps each leg onto the next; the ankles' axes then agree up to these signs.
 _SIGNS = np.array([[1, 1], [1, -1], [1, -1], [1, 1]], np.float32)
 LEGS = 4
 OBSERVATION = 41
 ACTIONS = 2 * LEGS
-
-
-@struct.dataclass
-class Guided:
-    """An episode with a guide: the environment's state, and the ways to every colour."""
-
-    state: State
-    choices: jax.Array
-    """int32 [O, N], from ``shortest_path.plan``."""
-
-    @property
-    def done(self) -> jax.Array:
-        """Whether the episode is over."""
-        return self.state.done
-
-
-def begin(env: Ant, key: jax.Array, task: jax.Array | None = None) -> Guided:
-    """A new episode; over before it starts if its task cannot be done in this layout."""
-    state = env.reset(key, task)
-    choices = shortest_path.plan(env, ExpertConfig(ties="fixed"), state)
-    legs = jnp.concatenate([state.agent[None], state.colours[jnp.maximum(state.sequence, 0)]])
-    ways = choices[jnp.maximum(state.sequence, 0), legs[:-1]]
-    return Guided(state.replace(done=jnp.any((ways == 0) & (state.sequence >= 0))), choices)
 
 
 @struct.dataclass
@@ -67,26 +40,20 @@ class View:
 
 def _turn(quarters: jax.Array, xy: jax.Array) -> jax.Array:
     """Vectors [..., 2] turned counter-clockwise by quarter turns."""
-    c, s = jnp.asarray(_BITS)[quarters % 4]
+    c, s = jnp.asarray(DIRECTIONS)[quarters % 4]
     return jnp.stack([c * xy[..., 0] - s * xy[..., 1], s * xy[..., 0] + c * xy[..., 1]], axis=-1)
-
-
-def _quarter(bits: jax.Array) -> jax.Array:
-    """The first move among ``bits``, as quarter turns from +x; 0 if there is none."""
-    moves = bits >> jnp.arange(4) & 1
-    return jnp.asarray(QUARTERS)[jnp.argmax(moves)]
 
 
 def view(env: Ant, guided: Guided) -> View:
     """What the expert is told of a state: the body in the turned frame, the way ahead, and forbidden neighbours."""
     state = guided.state
-    target = pinpad.target(state.sequence, state.progress)
-    command = _quarter(guided.choices[target, state.agent])
-    ahead = jnp.asarray(_BITS)[command]
+    target = guided.target
+    command = quarter(guided.choices, target, state.agent)
+    ahead = jnp.asarray(DIRECTIONS)[command]
     cell = env.cell_at(env.centre(state.agent) + env.cell * ahead)
     arrived = state.colours[target] == cell
     following = pinpad.target(state.sequence, state.progress + arrived)
-    after = (_quarter(guided.choices[following, cell]) - command) % 4
+    after = (quarter(guided.choices, following, cell) - command) % 4
 
     w, x, y, z = state.qpos[3:7]
     yaw = jnp.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2))

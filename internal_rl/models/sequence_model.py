@@ -10,7 +10,7 @@ from flax import nnx, struct
 
 from internal_rl.config import ModelConfig
 from internal_rl.models.heads import Distribution
-from internal_rl.models.layers import Attention, Block, Clock, linear
+from internal_rl.models.layers import Attention, Block, Clock, Recurrent, linear
 
 Params = Any
 Head = tuple[type[Distribution], int]
@@ -36,11 +36,15 @@ class SequenceModel(nnx.Module):
     def __init__(self, cfg: ModelConfig, observation: int, action: Head, following: Head, rngs: nnx.Rngs):
         dtype = jnp.dtype(cfg.compute_dtype)
 
-        def block():
-            mixer = Attention(
+        def mixer():
+            if cfg.mixer == "recurrent":
+                return Recurrent(cfg.width, cfg.lru_width, cfg.heads, cfg.init_scale, rngs)
+            return Attention(
                 cfg.width, cfg.heads, cfg.head_width, cfg.buckets, cfg.max_distance, cfg.init_scale, rngs, dtype
             )
-            return Block(mixer, cfg.width, cfg.mlp, cfg.init_scale, rngs, dtype)
+
+        def block():
+            return Block(mixer(), cfg.width, cfg.mlp, cfg.init_scale, rngs, dtype)
 
         self.dtype, self.depth = dtype, cfg.depth
         self.embed = linear(observation, cfg.width, cfg.init_scale, rngs, dtype)
