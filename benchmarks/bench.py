@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import gridworld
-from experiments import pretrain, reinforce
+from experiments import expert_data, reinforce
 from internal_rl import build
 from internal_rl.config import Config
 from internal_rl.experts import shortest_path
@@ -110,7 +110,7 @@ def model_config(batch: int = 64, horizon: int = 32) -> Config:
 def supervised_update(name: str, cfg: Config, batch: int, loss: Callable, init: Callable, train: Any, base: Any) -> Row:
     """One update on a batch made beforehand: loss, gradients, optimiser and metrics."""
     tx = updates.optimiser(train)
-    data = jax.jit(lambda key: pretrain.expert_batch(cfg, key, batch))(jax.random.key(0))
+    data = jax.jit(lambda key: expert_data.noisy(cfg, {}, key, batch))(jax.random.key(0))
     state = jax.jit(lambda key: updates.init(init(key), tx, key))(jax.random.key(1))
     # The batch is an argument, not a constant that the compiler would fold.
     update = updates.supervised(

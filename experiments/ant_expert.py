@@ -109,6 +109,13 @@ def measure(cfg: Config, env: Ant, params: Any, normaliser: ppo.Normaliser, key:
     }
 
 
+def load(cfg: Config, workdir: Path) -> tuple[ppo.PPOState, str]:
+    """The trained state of the first seed, and its checkpoint's digest."""
+    abstract = jax.eval_shape(lambda: initial(cfg))
+    state, digest = checkpoints.load_final(workdir, "ant_expert", abstract, cfg.ant_expert.steps)
+    return jax.tree.map(lambda x: x[0], state), digest
+
+
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary: numbers per row [S].
 

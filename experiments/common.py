@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from ml_collections import config_flags
 
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
+from internal_rl.dataset import DataError
 from internal_rl.learning import objectives, updates
 from internal_rl.learning.loop import NonFiniteError
 from internal_rl.learning.updates import TrainState
@@ -97,7 +99,7 @@ def one_sentence() -> Iterator[None]:
     """Ends a command on bad input with one sentence on stderr and the exit code of its kind."""
     try:
         yield
-    except (c.ConfigError, CheckpointError) as error:
+    except (c.ConfigError, CheckpointError, DataError) as error:
         _fail(error, BAD_INPUT)
     except NonFiniteError as error:
         _fail(error, NOT_FINITE)
@@ -259,13 +261,14 @@ def row(train: Any, context: dict[str, Any]) -> Any:
 
 
 def supervised(
-    train: Any, loss_of: Callable[[Any], objectives.Loss], sample: Callable[[jax.Array], Any]
+    train: Any, loss_of: Callable[[Any], objectives.Loss], sample: Callable[[dict[str, Any], jax.Array], Any]
 ) -> Callable[..., Any]:
-    """A stage's update on batches ``sample(key)``; ``loss_of`` reads the section as a row of the seeds axis has it."""
+    """A stage's update on batches ``sample(context, key)``; ``loss_of`` reads the section as a row has it."""
 
     def update(state: TrainState, context: dict[str, Any]):
         section = row(train, context)
-        return updates.supervised(loss_of(section), sample, updates.optimiser(section))(state, context)
+        draw = functools.partial(sample, context)
+        return updates.supervised(loss_of(section), draw, updates.optimiser(section))(state, context)
 
     return update
 

@@ -12,36 +12,43 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import common, pretrain
+from experiments import common, expert_data, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import alignment
 from internal_rl.config import Config
 from internal_rl.learning import compile_objective, loop, updates
 
 
-def stage(cfg: Config) -> loop.Stage:
-    """The training stage; base model and module are both parameters."""
+def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
+    """The training stage; base model and module are both parameters. Its context holds data of ``axes``."""
     train = cfg.compile
     base_def, module_def = build.base_model(cfg)[0], build.compile_module(cfg)[0]
 
     def loss_of(section):
         return compile_objective.compile_loss(base_def, module_def, cfg.model.layer, section)
 
-    update = common.supervised(train, loss_of, lambda key: pretrain.clean_batch(cfg, key, train.batch))
+    sample = lambda context, key: expert_data.clean(cfg, context, key, train.batch)  # noqa: E731
+    update = common.supervised(train, loss_of, sample)
 
     def evaluate(state, context):
-        del context
-        return held_out(cfg, state.params, common.evaluation_key(state), train.eval_batch)
+        return held_out(cfg, state.params, context, common.evaluation_key(state), train.eval_batch)
 
     headline = ("nll", "kl_codes", "segments", "f1_tol1")
     return loop.Stage(
-        "compile", update, evaluate, train.steps, train.log_every, train.save_every, {"vary": 0}, headline
+        "compile",
+        update,
+        evaluate,
+        train.steps,
+        train.log_every,
+        train.save_every,
+        {"vary": 0} | (axes or {}),
+        headline,
     )
 
 
-def held_out(cfg: Config, params: Any, key: jax.Array, batch: int) -> dict[str, jax.Array]:
+def held_out(cfg: Config, params: Any, context: Any, key: jax.Array, batch: int) -> dict[str, jax.Array]:
     """NLL under the likeliest segments and mean codes, KL of the codes, and alignment of the boundaries."""
-    episodes = pretrain.clean_batch(cfg, key, batch)
+    episodes = expert_data.clean(cfg, context, key, batch, "held_out")
     model = nnx.merge(build.base_model(cfg)[0], params["base"])
     module = nnx.merge(build.compile_module(cfg)[0], params["controller"])
     segments = compile_objective.likeliest(module, episodes)
@@ -72,14 +79,17 @@ def load(cfg: Config, workdir: Path) -> tuple[Any, Any, dict[str, str]]:
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary: numbers per row [S]."""
     base, parent = pretrain.load(cfg, workdir)
-    context = {"vary": common.vary(cfg.compile)}
+    found, axes, parents = expert_data.source(cfg, workdir, "D*")
+    context = found | {"vary": common.vary(cfg.compile)}
     state = loop.run(
-        stage(cfg), lambda: initial(cfg, base), context, workdir=workdir, config=cfg, parents={"pretrain": parent}
-    )
+        stage(cfg, axes), lambda: initial(cfg, base), context, workdir=workdir, config=cfg,
+        parents=parents | {"pretrain": parent},
+    )  # fmt: skip
 
     def summarise():
         key, episodes = common.stage_key(cfg, "compile summary"), 8 * cfg.compile.eval_batch
-        return common.lists(jax.jit(jax.vmap(lambda p: held_out(cfg, p, key, episodes)))(state.params))
+        measure = jax.vmap(lambda p, context: held_out(cfg, p, context, key, episodes), (0, None))
+        return common.lists(jax.jit(measure)(state.params, found))
 
     return common.cached(workdir / "compile" / "summary.json", checkpoints.leaf_digest(state), summarise)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from experiments import common, pretrain
+from experiments import common, expert_data, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import steering
 from internal_rl.config import Config
@@ -30,11 +30,12 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""
     train = cfg.control
     loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg))
-    update = common.supervised(train, lambda section: loss, lambda key: pretrain.clean_batch(cfg, key, train.batch))
+    sample = lambda context, key: expert_data.clean(cfg, context, key, train.batch)  # noqa: E731
+    update = common.supervised(train, lambda section: loss, sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
-        batch = pretrain.clean_batch(cfg, key, train.eval_batch)
+        batch = expert_data.clean(cfg, context, key, train.eval_batch, "held_out")
         metrics = loss(state.params, context, batch, key, state.step)[1]
         return {f"held_out_{name}": value for name, value in metrics.items()}
 
@@ -64,8 +65,9 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary: for each layer, numbers per row [S]."""
     base, digest = pretrain.load(cfg, workdir)
     base, axis = build.spread(base, cfg.control.rows)
-    context, axes = {"base": base, "vary": common.vary(cfg.control)}, {"base": axis, "vary": 0}
-    parents = {"pretrain": digest}
+    found, axes, parents = expert_data.source(cfg, workdir, "D*")
+    context, axes = found | {"base": base, "vary": common.vary(cfg.control)}, axes | {"base": axis, "vary": 0}
+    parents |= {"pretrain": digest}
     state = loop.run(stage(cfg, axes), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents=parents)
 
     def summarise():

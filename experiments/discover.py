@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from experiments import common, pretrain
+from experiments import common, expert_data, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import alignment, slowness
 from internal_rl.config import Config
@@ -36,28 +36,32 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
         loss = objectives.discovery(build.base_model(cfg)[0], build.metacontroller(cfg)[0], cfg.model.layer, section)
         return loss if train.base == "frozen" else objectives.trained_along(loss)
 
-    update = common.supervised(train, loss_of, lambda key: pretrain.clean_batch(cfg, key, train.batch))
+    sample = lambda context, key: expert_data.clean(cfg, context, key, train.batch)  # noqa: E731
+    update = common.supervised(train, loss_of, sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
-        return held_out(cfg, *models(cfg, state.params, context), key, train.eval_batch, state.step)
+        return held_out(cfg, *models(cfg, state.params, context), context, key, train.eval_batch, state.step)
 
-    headline = ("nll", "kl", "code_subgoal", "code_action", "f1_tol1")
+    said = ("code_subgoal", "code_action") if cfg.env.body == "point" else ("code_subgoal",)
+    headline = ("nll", "kl", *said, "f1_tol1")
     return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
 
-def held_out(cfg: Config, base: Any, controller: Any, key: jax.Array, batch: int, step: Any) -> dict[str, jax.Array]:
-    """NLL, KL, alignment scores and what codes say on fresh trajectories, with the gate of an update.
+def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Array, batch: int, step: Any):
+    """NLL, KL, alignment scores and what codes say on held-out trajectories, with the gate of an update.
 
     ``code_subgoal`` and ``code_action`` are the shares of the codes' variance that the true subgoal and the next action
-    explain, at the first step and where the subgoal changes.
+    (on the grid) explain, at the first step and where the subgoal changes.
     """
     batch_key, noise_key = jax.random.split(key)
-    episodes = pretrain.clean_batch(cfg, batch_key, batch)
+    episodes = expert_data.clean(cfg, context, batch_key, batch, "held_out")
     result = unrolled(cfg, base, controller, episodes, noise_key, step)
     changes = alignment.subgoal_changes(episodes.subgoal, episodes.alive).at[:, 0].set(True)
     env = build.pretrain_env(cfg)
-    labels = {"subgoal": (episodes.subgoal, build.subgoals(cfg)), "action": (episodes.action, env.actions)}
+    labels = {"subgoal": (episodes.subgoal, build.subgoals(cfg))}
+    if cfg.env.body == "point":
+        labels["action"] = (episodes.action, env.actions)
     said = {
         f"code_{name}": alignment.explained(result.posterior.mean, label, changes, count)
         for name, (label, count) in labels.items()
@@ -80,12 +84,13 @@ def unrolled(cfg: Config, base: Any, controller: Any, episodes: Any, key: jax.Ar
 
 def parents(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """The stage's context, its axes and the digests of what it builds on."""
-    context, axes = {"vary": common.vary(cfg.discover)}, {"vary": 0}
+    found, axes, parents = expert_data.source(cfg, workdir, "D*")
+    context, axes = found | {"vary": common.vary(cfg.discover)}, axes | {"vary": 0}
     if cfg.discover.base == "scratch":
-        return context, axes, {}
+        return context, axes, parents
     base, digest = pretrain.load(cfg, workdir)
     base, axis = build.spread(base, cfg.discover.rows)
-    return context | {"base": base}, axes | {"base": axis}, {"pretrain": digest}
+    return context | {"base": base}, axes | {"base": axis}, parents | {"pretrain": digest}
 
 
 def initial(cfg: Config, context: Any = None, axes: Any = None) -> updates.TrainState:
@@ -111,7 +116,7 @@ def slow_features(cfg: Config, context: Any, axes: Any) -> tuple[Any, Any]:
     key, axis = common.stage_key(cfg, "slow features"), axes["base"]
 
     def fit(base):
-        episodes = pretrain.clean_batch(cfg, key, 8 * cfg.discover.eval_batch)
+        episodes = expert_data.clean(cfg, context, key, 8 * cfg.discover.eval_batch)
         e_BTD = objectives.residual(nnx.merge(build.base_model(cfg)[0], base), cfg.model.layer, episodes.obs)
         return slowness.fit(e_BTD, episodes.alive, cfg.discover.code)
 
@@ -145,7 +150,7 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
         key, episodes = common.stage_key(cfg, "discover summary"), 8 * cfg.discover.eval_batch
 
         def measure(params, context):
-            return held_out(cfg, *models(cfg, params, context), key, episodes, cfg.discover.steps)
+            return held_out(cfg, *models(cfg, params, context), context, key, episodes, cfg.discover.steps)
 
         return common.lists(jax.jit(jax.vmap(measure, (0, axes)))(state.params, context))
 

@@ -31,14 +31,12 @@ def belief(runs: figure.Runs) -> figure.Made:
     abstract = jax.eval_shape(lambda: probe.initial(cfg))
     state, _ = checkpoints.load_final(folder, "probe", abstract, cfg.probe.steps)
     first = jax.tree.map(lambda x: x[0], state.params)
-    base, scale = (
-        context[key] if axes[key] is None else jax.tree.map(lambda x: x[0], context[key]) for key in ("base", "scale")
-    )
+    one = {key: part if axes[key] is None else jax.tree.map(lambda x: x[0], part) for key, part in context.items()}
     log_prior_Q = pretrain.log_prior(pretrain.shares_of(cfg, folder))
 
     def run(key):
-        e_LBTD, episodes = probe.residuals(cfg, base, key, 4 * EXAMPLES)
-        layers = jax.nn.softmax(probing.logits(first, scale, e_LBTD))
+        e_LBTD, episodes = probe.residuals(cfg, one, key, 4 * EXAMPLES)
+        layers = jax.nn.softmax(probing.logits(first, one["scale"], e_LBTD))
         exact = probe.belief(cfg, log_prior_Q, episodes)
         return jnp.concatenate([layers, exact[None]]), episodes.subgoal, episodes.alive
 

@@ -5,7 +5,6 @@ python -m experiments.pretrain --config=configs/gridworld.py:tiny --workdir=runs
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import common
-from internal_rl import build, checkpoints, data
+from experiments import common, expert_data
+from internal_rl import build, checkpoints
 from internal_rl.analysis import bayes
 from internal_rl.config import Config
 from internal_rl.experts import shortest_path
@@ -26,47 +25,40 @@ GATE = 0.05
 """Largest share of the way from Bayes to uniform at which the base model counts as trained."""
 
 
-def expert_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
-    """Fresh trajectories of ``D``, on the pretraining tasks, by the expert as configured."""
-    return data.expert_batch(build.pretrain_env(cfg), cfg.expert, cfg.env.subgoal_length, key, batch)
-
-
-def clean_batch(cfg: Config, key: jax.Array, batch: int) -> data.Batch:
-    """Fresh trajectories of ``D*``: the same expert without noise (C.4.4). Controllers and metacontroller see these."""
-    expert = dataclasses.replace(cfg.expert, epsilon=0.0)
-    return data.expert_batch(build.pretrain_env(cfg), expert, cfg.env.subgoal_length, key, batch)
-
-
-def stage(cfg: Config) -> loop.Stage:
-    """The training stage; its context holds the Bayes predictor's log-prior over tasks."""
+def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
+    """The training stage; its context holds the Bayes predictor's log-prior over tasks, and data of ``axes``."""
     train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
     update = common.supervised(
         train,
         lambda section: objectives.prediction(model_def, section.obs_coef),
-        lambda key: expert_batch(cfg, key, train.batch),
+        lambda context, key: expert_data.noisy(cfg, context, key, train.batch),
     )
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
-        return compare(cfg, model_def, state.params, context["log_prior"], key, cfg.pretrain.eval_batch)
+        return compare(cfg, model_def, state.params, context, key, cfg.pretrain.eval_batch)
 
+    headline = ("nll", "held_out_nll") + (("bayes_nll", "gap") if cfg.env.body == "point" else ())
     return loop.Stage(
         "pretrain", update, evaluate, train.steps, train.log_every, train.save_every,
-        context_axes={"vary": 0, "log_prior": None}, headline=("nll", "held_out_nll", "bayes_nll", "gap"),
-        keep=train.snapshots,
+        {"vary": 0, "log_prior": None} | (axes or {}), headline, train.snapshots,
     )  # fmt: skip
 
 
-def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, log_prior_Q: jax.Array, key: jax.Array, batch: int):
-    """Action NLL of the base model and of both references on the same fresh trajectories, in nats per step.
+def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key: jax.Array, batch: int):
+    """Action NLL of the base model and of both references on the same held-out trajectories, in nats per step.
 
-    ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``.
+    ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``. For a body with physics
+    there is no reference: only the NLL.
     """
     env = build.pretrain_env(cfg)
-    episodes = expert_batch(cfg, key, batch)
+    episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
     out = jax.vmap(nnx.merge(model_def, params))(episodes.obs)
-    exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
     base = masked_mean(out.action.nll(episodes.action), episodes.alive)
+    if episodes.trajectory is None:
+        return {"held_out_nll": base}
+    log_prior_Q = context["log_prior"]
+    exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
     floor = masked_mean(bayes.nll(exact["bayes"], episodes.action), episodes.alive)
     known = masked_mean(bayes.nll(exact["goal_known"], episodes.action), episodes.alive)
     gap = (base - floor) / (jnp.log(env.actions) - floor)
@@ -90,8 +82,11 @@ def load(cfg: Config, workdir: Path) -> tuple[Any, str]:
 
 
 def solvable(cfg: Config) -> dict[str, Any]:
-    """Shares of random layouts solvable in time: per pretraining task within the expert's horizon, and means."""
-    pretrain, post = build.pretrain_env(cfg), build.post_env(cfg)
+    """Shares of random layouts solvable in time: per pretraining task within the expert's horizon, and means.
+
+    Of a body with physics the time is not counted, only whether there is a way.
+    """
+    pretrain, post = build.grid(cfg, cfg.env.pretrain_tasks), build.grid(cfg, cfg.env.post_tasks)
     key = common.stage_key(cfg, "solvable")
     rows = max(1, 65_536 // len(pretrain.tasks)) if cfg.preset != "smoke" else 16
     share = jax.jit(shortest_path.solvable_share, static_argnums=(0, 1, 3))
@@ -120,16 +115,17 @@ def log_prior(shares: dict[str, Any]) -> jax.Array:
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary."""
     shares = shares_of(cfg, workdir)
-    context = {"vary": common.vary(cfg.pretrain), "log_prior": log_prior(shares)}
-    loop.run(stage(cfg), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents={})
+    found, axes, parents = expert_data.source(cfg, workdir, "D")
+    context = {"vary": common.vary(cfg.pretrain), "log_prior": log_prior(shares)} | found
+    loop.run(stage(cfg, axes), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents=parents)
     params, digest = load(cfg, workdir)
 
     def summarise():
         model_def, _ = build.base_model(cfg)
         key = common.stage_key(cfg, "pretrain summary")
         batch = 16 * cfg.pretrain.eval_batch
-        scores = jax.jit(jax.vmap(lambda p: compare(cfg, model_def, p, context["log_prior"], key, batch)))(params)
-        return common.lists(scores)
+        measure = jax.vmap(lambda p, context: compare(cfg, model_def, p, context, key, batch), (0, None))
+        return common.lists(jax.jit(measure)(params, context))
 
     return common.cached(workdir / "pretrain" / "summary.json", digest, summarise) | {"solvable_share": shares}
 

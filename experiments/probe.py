@@ -12,24 +12,26 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import common, pretrain
+from experiments import common, expert_data, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import bayes, probing
 from internal_rl.config import Config
 from internal_rl.learning import loop, objectives, updates
 
 
-def residuals(cfg: Config, base: Any, key: jax.Array, batch: int):
-    """The residual stream [L + 1, B, T, D] of fresh expert trajectories, and these."""
-    episodes = pretrain.expert_batch(cfg, key, batch)
-    return jax.vmap(nnx.merge(build.base_model(cfg)[0], base).residuals, out_axes=1)(episodes.obs), episodes
+def residuals(cfg: Config, context: Any, key: jax.Array, batch: int):
+    """The residual stream [L + 1, B, T, D] of the context's base model on held-out expert trajectories, and these."""
+    episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
+    model = nnx.merge(build.base_model(cfg)[0], context["base"])
+    return jax.vmap(model.residuals, out_axes=1)(episodes.obs), episodes
 
 
 def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model and the standardiser of its residuals."""
     loss = objectives.probe(build.base_model(cfg)[0])
     train = cfg.probe
-    update = common.supervised(train, lambda section: loss, lambda key: pretrain.expert_batch(cfg, key, train.batch))
+    sample = lambda context, key: expert_data.noisy(cfg, context, key, train.batch)  # noqa: E731
+    update = common.supervised(train, lambda section: loss, sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
@@ -43,7 +45,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
 
 def accuracies(cfg: Config, params: Any, context: Any, key: jax.Array, batch: int) -> jax.Array:
     """Held-out accuracy of every layer's probe, [L + 1]."""
-    e_LBTD, episodes = residuals(cfg, context["base"], key, batch)
+    e_LBTD, episodes = residuals(cfg, context, key, batch)
     logits_LBTG = probing.logits(params, context["scale"], e_LBTD)
     return jax.vmap(lambda logits: probing.accuracy(logits, episodes.subgoal, episodes.alive))(logits_LBTG)
 
@@ -56,7 +58,7 @@ def initial(cfg: Config) -> updates.TrainState:
 
 def reference(cfg: Config, log_prior_Q: jax.Array, key: jax.Array, batch: int) -> dict[str, jax.Array]:
     """Accuracy of the exact posterior over subgoals given the observed prefix, and of the most frequent subgoal."""
-    episodes = pretrain.expert_batch(cfg, key, batch)
+    episodes = expert_data.noisy(cfg, {}, key, batch)
     posterior_BTG = belief(cfg, log_prior_Q, episodes)
     frequency_G = jnp.mean(
         jax.nn.one_hot(episodes.subgoal, posterior_BTG.shape[-1]), where=episodes.alive[..., None], axis=(0, 1)
@@ -72,30 +74,29 @@ def belief(cfg: Config, log_prior_Q: jax.Array, episodes: Any) -> jax.Array:
     return exact @ members.astype(jnp.float32)
 
 
-def context_of(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """The stage's context, its axes, and the base model's digest."""
+def context_of(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """The stage's context, its axes, and the digests of what it builds on."""
     base, digest = pretrain.load(cfg, workdir)
     base, axis = build.spread(base, cfg.probe.rows)
+    found, axes, parents = expert_data.source(cfg, workdir, "D")
     key = common.stage_key(cfg, "probe scale")
 
     def scale(base):
-        e_LBTD, episodes = residuals(cfg, base, key, cfg.probe.eval_batch)
+        e_LBTD, episodes = residuals(cfg, found | {"base": base}, key, cfg.probe.eval_batch)
         return probing.standardiser(e_LBTD, episodes.alive)
 
     scales = jax.jit(scale if axis is None else jax.vmap(scale))(base)
     return (
-        {"base": base, "scale": scales, "vary": common.vary(cfg.probe)},
-        {"base": axis, "scale": axis, "vary": 0},
-        digest,
+        found | {"base": base, "scale": scales, "vary": common.vary(cfg.probe)},
+        axes | {"base": axis, "scale": axis, "vary": 0},
+        parents | {"pretrain": digest},
     )
 
 
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary."""
-    context, axes, digest = context_of(cfg, workdir)
-    state = loop.run(
-        stage(cfg, axes), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents={"pretrain": digest}
-    )
+    context, axes, parents = context_of(cfg, workdir)
+    state = loop.run(stage(cfg, axes), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents=parents)
 
     def summarise():
         key, batch = common.stage_key(cfg, "probe summary"), 8 * cfg.probe.eval_batch

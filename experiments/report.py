@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common, discover, figure, pretrain, reinforce
+from experiments import common, discover, expert_data, figure, reinforce
 from internal_rl import build, checkpoints, config, plots
 from internal_rl import report as page
 from internal_rl.envs import render
@@ -29,7 +29,7 @@ def switch_examples(cfg: config.Config, controller: Any, base: Any) -> list[dict
     key, noise_key = jax.random.split(common.stage_key(cfg, "examples"))
 
     def run(controller, base):
-        batch = pretrain.clean_batch(cfg, key, EXAMPLES)
+        batch = expert_data.clean(cfg, {}, key, EXAMPLES)
         result = discover.unrolled(cfg, base, controller, batch, noise_key, cfg.discover.steps)
         return {"beta": result.beta, "subgoal": batch.subgoal, "alive": batch.alive}
 

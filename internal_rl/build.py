@@ -27,9 +27,14 @@ Init = Callable[[jax.Array], Any]
 """``key -> params``, a nested dictionary of arrays; vmap it over keys for seeds."""
 
 
+def grid(cfg: Config, tasks: pinpad.Tasks) -> Gridworld:
+    """The grid on which a task lies; for a body with physics without the body."""
+    return gridworld.make(cfg.env, tasks)
+
+
 def _env(cfg: Config, tasks: pinpad.Tasks) -> Gridworld | Ant:
     if cfg.env.body == "point":
-        return gridworld.make(cfg.env, tasks)
+        return grid(cfg, tasks)
     from internal_rl.envs import ant  # importing MuJoCo takes seconds, which gridworlds need not wait for
 
     return ant.make(cfg.env, tasks)

@@ -78,8 +78,8 @@ _POSITIVE = {
     "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
     "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "epochs",
     "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
-    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "lru_width", "encoder_width", "encoder_heads",
-    "encoder_layers",
+    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "lru_width", "episodes",
+    "encoder_width", "encoder_heads", "encoder_layers",
 }  # fmt: skip
 
 

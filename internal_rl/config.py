@@ -51,6 +51,14 @@ class ExpertConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Data sets of bodies with physics: ``episodes`` in each of ``D`` and ``D*``, made ``batch`` at a time."""
+
+    episodes: int = 20_000
+    batch: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Base model; ``layer`` is the number of blocks below the controlled residual.
 
@@ -245,6 +253,7 @@ class Config:
     env: EnvConfig = EnvConfig()
     expert: ExpertConfig = ExpertConfig()
     ant_expert: AntExpertConfig = AntExpertConfig()
+    data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     probe: ProbeConfig = ProbeConfig()

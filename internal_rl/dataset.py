@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ import numpy as np
 from flax import struct
 
 from internal_rl.data import Batch
-from internal_rl.experts.guided import Demonstration
+
+if TYPE_CHECKING:
+    from internal_rl.experts.guided import Demonstration
 
 FORMAT = 1
 ARRAYS = ("obs", "action", "subgoal", "start")
@@ -41,12 +43,22 @@ class Dataset:
     """int32 [M], the true subgoal."""
     start: jax.Array
     """int32 [N + 1], the first row of each episode, and M."""
+    episodes: jax.Array
+    """int32 [E], the episodes that are sampled."""
     horizon: int = struct.field(pytree_node=False)
     """T, steps of a sequence; no episode is longer."""
 
+    def split(self, every: int) -> dict[str, Dataset]:
+        """``held_out``, each ``every``-th episode, and ``train``, the others; they share their arrays."""
+        held = self.episodes % every == 0
+        return {
+            "train": self.replace(episodes=self.episodes[~held]),
+            "held_out": self.replace(episodes=self.episodes[held]),
+        }
+
     def sample(self, key: jax.Array, batch: int) -> Batch:
         """``batch`` episodes, uniformly, fields [B, T, ...]; the padding repeats the last row."""
-        picked = jax.random.randint(key, (batch,), 0, self.start.shape[0] - 1)
+        picked = self.episodes[jax.random.randint(key, (batch,), 0, self.episodes.shape[0])]
         first, last = self.start[picked], self.start[picked + 1] - 1
         rows = jnp.minimum(first[:, None] + jnp.arange(self.horizon + 1), last[:, None])
         obs = self.obs[rows]
@@ -164,13 +176,12 @@ def load(folder: Path, horizon: int, expected: dict[str, Any]) -> tuple[Dataset,
     longest = int(np.max(np.diff(arrays["start"]))) - 1
     if longest > horizon:
         raise DataError(f"The data in {folder} has episodes of {longest} steps; expected at most {horizon}.")
-    return Dataset(**{name: jnp.asarray(x) for name, x in arrays.items()}, horizon=horizon), _digest(text)
+    episodes = jnp.arange(arrays["start"].shape[0] - 1)
+    return Dataset(
+        **{name: jnp.asarray(x) for name, x in arrays.items()}, episodes=episodes, horizon=horizon
+    ), hashlib.sha256(text).hexdigest()[:16]
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:16]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import gridworld
-from experiments import common, control, discover, pretrain, reproduce
+from experiments import common, control, discover, expert_data, pretrain, reproduce
 from internal_rl import config as c
 from internal_rl.learning import loop
 
@@ -62,13 +62,13 @@ def test_controllers_learn_from_a_clean_expert_and_the_base_model_from_the_confi
     noisy = dataclasses.replace(quiet, expert=dataclasses.replace(quiet.expert, epsilon=0.5))
     key = jax.random.key(0)
     reference, clean, trained = (
-        np.asarray(jax.jit(lambda k, make=make, cfg=cfg: make(cfg, k, 32).action)(key))
-        for make, cfg in ((pretrain.clean_batch, quiet), (pretrain.clean_batch, noisy), (pretrain.expert_batch, noisy))
+        np.asarray(jax.jit(lambda k, make=make, cfg=cfg: make(cfg, {}, k, 32).action)(key))
+        for make, cfg in ((expert_data.clean, quiet), (expert_data.clean, noisy), (expert_data.noisy, noisy))
     )
     np.testing.assert_array_equal(clean, reference)
     assert np.any(trained != reference)
 
-    monkeypatch.setattr(pretrain, "expert_batch", lambda *_: pytest.fail("a controller saw the noisy expert"))
+    monkeypatch.setattr(expert_data, "noisy", lambda *_: pytest.fail("a controller saw the noisy expert"))
     base = jax.eval_shape(lambda: pretrain.initial(noisy)).params
     for module in (control, discover):
         stage = module.stage(noisy, None)

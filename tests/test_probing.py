@@ -9,7 +9,7 @@ import optax
 import pytest
 import small_world
 
-from experiments import pretrain, probe
+from experiments import expert_data, probe
 from internal_rl import build
 from internal_rl.analysis import probing
 from internal_rl.learning import objectives
@@ -109,7 +109,7 @@ def test_belief_adds_the_colours_of_a_subgoal():
 
     @jax.jit
     def run(key):
-        episodes = pretrain.expert_batch(cfg, key, 16)
+        episodes = expert_data.noisy(cfg, {}, key, 16)
         return probe.belief(cfg, jnp.zeros(2), episodes), episodes.alive, probe.reference(cfg, jnp.zeros(2), key, 16)
 
     belief, alive, scores = run(jax.random.key(0))

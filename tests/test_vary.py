@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small_world
 
-from experiments import common, discover, pretrain, raw
+from experiments import common, discover, expert_data, pretrain, raw
 from internal_rl import config as c
 from internal_rl.learning import loop, objectives
 
@@ -19,11 +19,11 @@ CFG = small_world.CONFIG
 def data(monkeypatch):
     """Batches that differ by their key and need no expert to be compiled."""
 
-    def batch(cfg, key, size):
+    def batch(cfg, context, key, size):
         made = small_world.random_batch(size=size)
         return made.replace(action=jax.random.randint(key, made.action.shape, 0, 4))
 
-    monkeypatch.setattr(pretrain, "clean_batch", batch)
+    monkeypatch.setattr(expert_data, "clean", batch)
 
 
 def trained(world, **changes):

@@ -1,0 +1,147 @@
+"""Expert sequences for every stage: made on the fly on the grid; for bodies with physics, data sets made once.
+
+python -m experiments.expert_data --config=configs/ant.py:tiny --workdir=runs/ant-tiny
+
+``D`` is what the base model learns from; ``D*``, the same expert without noise, is what controllers and metacontroller
+see (C.4.4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import common
+from internal_rl import build, data, dataset
+from internal_rl.config import Config, ConfigError, ExpertConfig
+from internal_rl.data import Batch
+
+HELD_OUT = 10
+"""Every tenth episode of a data set is never trained on."""
+FOLDERS = {"D": "sampled", "D*": "mean"}
+NOISE = {"D": 1.0, "D*": 0.0}
+
+
+def noisy(cfg: Config, context: dict[str, Any], key: jax.Array, batch: int, split: str = "train") -> Batch:
+    """Trajectories of ``D``, on the pretraining tasks, by the expert as configured; fresh ones, or of a split."""
+    return _draw(cfg, cfg.expert, context, key, batch, split)
+
+
+def clean(cfg: Config, context: dict[str, Any], key: jax.Array, batch: int, split: str = "train") -> Batch:
+    """Trajectories of ``D*``; fresh ones, or of a split."""
+    return _draw(cfg, dataclasses.replace(cfg.expert, epsilon=0.0), context, key, batch, split)
+
+
+def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: jax.Array, batch: int, split: str):
+    if "data" in context:
+        return context["data"][split].sample(key, batch)
+    return data.expert_batch(build.pretrain_env(cfg), grid_expert, cfg.env.subgoal_length, key, batch)
+
+
+def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """What a stage's context needs in order to draw from ``name``, ``D`` or ``D*``; its axes; and its digest.
+
+    Nothing on the grid, where a batch is a function of its key alone.
+
+    Raises:
+      DataError: for a data set that is missing, damaged, or of another configuration.
+    """
+    if cfg.env.body == "point":
+        return {}, {}, {}
+    whole, digest = dataset.load(workdir / "data" / FOLDERS[name], _horizon(cfg), _made_by(cfg, name))
+    return {"data": whole.split(HELD_OUT)}, {"data": None}, {"data": digest}
+
+
+def _horizon(cfg: Config) -> int:
+    return cfg.expert.horizon or cfg.env.horizon
+
+
+def _made_by(cfg: Config, name: str) -> dict[str, Any]:
+    """What makes a data set what it is."""
+    env = dataclasses.asdict(cfg.env)
+    del env["post_tasks"]
+    return json.loads(
+        json.dumps(
+            {
+                "env": env,
+                "seed": cfg.seed,
+                "noise": NOISE[name],
+                "episodes": cfg.data.episodes,
+                "horizon": _horizon(cfg),
+            }
+        )
+    )
+
+
+def expert(cfg: Config, workdir: Path) -> tuple[Any, Callable[[Any, Any, jax.Array], jax.Array], str]:
+    """The body's expert: parameters, ``act(parameters, guided, noise)`` and a digest of it."""
+    env = build.pretrain_env(cfg)
+    if cfg.env.body == "puck":
+        from internal_rl.experts import puck_expert
+
+        return None, lambda _, guided, noise: puck_expert.act(env, guided, noise), "scripted"
+    from experiments import ant_expert
+
+    state, digest = ant_expert.load(cfg, workdir)
+    return state, lambda one, guided, noise: ant_expert.act(cfg, env, one.params, one.normaliser, guided, noise), digest
+
+
+def make(cfg: Config, workdir: Path, name: str) -> None:
+    """Makes a data set, unless it is there: successful episodes only, the same number of every task.
+
+    Raises:
+      DataError: if some task of the table is never solved.
+    """
+    from internal_rl.experts import guided  # imports MuJoCo
+
+    folder = workdir / "data" / FOLDERS[name]
+    if folder.exists():
+        return
+    env, quota = build.pretrain_env(cfg), -(-cfg.data.episodes // len(cfg.env.pretrain_tasks))
+    parameters, act, digest = expert(cfg, workdir)
+
+    @jax.jit
+    def play(parameters, key, tasks):
+        keys = jax.random.split(key, tasks.shape[0])
+        one = functools.partial(act, parameters)
+        return jax.vmap(lambda key, task: guided.demonstrate(env, one, key, task, NOISE[name], _horizon(cfg)))(
+            keys, tasks
+        )
+
+    packer = dataset.Packer(len(cfg.env.pretrain_tasks), quota, cfg.env.subgoal_length)
+    key, round_ = common.stage_key(cfg, f"data {name}"), 0
+    while not packer.full:
+        tasks = packer.wanted(cfg.data.batch)
+        packer.add(tasks, jax.device_get(play(parameters, jax.random.fold_in(key, round_), tasks)))
+        round_ += 1
+        total = int(np.sum(packer.kept))
+        print(f"data {name}: {total} of {quota * len(packer.kept)} episodes", file=sys.stderr)
+        if np.any(packer.tried >= 50 * quota + 1000) and np.any(packer.kept == 0):
+            task = cfg.env.pretrain_tasks[int(np.argmin(packer.kept))]
+            raise dataset.DataError(f"The expert never solved the task {task} in {packer.tried.max()} attempts.")
+    more = {"expert": digest, "acceptance": packer.acceptance}
+    dataset.write(folder, packer.arrays(), _made_by(cfg, name) | more)
+
+
+def run(cfg: Config, workdir: Path) -> None:
+    """Makes both data sets.
+
+    Raises:
+      ConfigError: on the grid, which needs none.
+    """
+    if cfg.env.body == "point":
+        raise ConfigError("env.body is 'point'; expected a body with physics: the grid makes its data on the fly.")
+    for name in FOLDERS:
+        make(cfg, workdir, name)
+
+
+if __name__ == "__main__":
+    common.main(run, builds_on=("ant_expert",))
