@@ -56,13 +56,15 @@ def initial(cfg: Config) -> updates.TrainState:
     return common.initial_state(cfg, "probe", lambda key: probing.init(layers, width, groups))
 
 
-def reference(cfg: Config, log_prior_Q: jax.Array, key: jax.Array, batch: int) -> dict[str, jax.Array]:
-    """Accuracy of the exact posterior over subgoals given the observed prefix, and of the most frequent subgoal."""
-    episodes = expert_data.noisy(cfg, {}, key, batch)
-    posterior_BTG = belief(cfg, log_prior_Q, episodes)
+def reference(cfg: Config, context: Any, log_prior_Q: jax.Array, key: jax.Array, batch: int) -> dict[str, jax.Array]:
+    """Accuracy of the most frequent subgoal; and on the grid of the exact posterior given the observed prefix."""
+    episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
     frequency_G = jnp.mean(
-        jax.nn.one_hot(episodes.subgoal, posterior_BTG.shape[-1]), where=episodes.alive[..., None], axis=(0, 1)
+        jax.nn.one_hot(episodes.subgoal, build.subgoals(cfg)), where=episodes.alive[..., None], axis=(0, 1)
     )
+    if episodes.trajectory is None:
+        return {"chance": jnp.max(frequency_G)}
+    posterior_BTG = belief(cfg, log_prior_Q, episodes)
     return {"bayes": probing.accuracy(posterior_BTG, episodes.subgoal, episodes.alive), "chance": jnp.max(frequency_G)}
 
 
@@ -102,7 +104,7 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
         key, batch = common.stage_key(cfg, "probe summary"), 8 * cfg.probe.eval_batch
         measure = jax.vmap(lambda params, context: accuracies(cfg, params, context, key, batch), (0, axes))
         log_prior_Q = pretrain.log_prior(pretrain.shares_of(cfg, workdir))
-        exact = jax.jit(lambda: reference(cfg, log_prior_Q, key, batch))()
+        exact = jax.jit(lambda context: reference(cfg, context, log_prior_Q, key, batch))(context)
         by_layer = jax.jit(measure)(state.params, context).T
         return {name: float(value) for name, value in exact.items()} | {"accuracy": by_layer.tolist()}
 

@@ -63,10 +63,11 @@ class ModelConfig:
     """Base model; ``layer`` is the number of blocks below the controlled residual.
 
     ``mixer`` is ``attention`` for the transformer (Table A16), with ``head_width``, ``buckets`` and ``max_distance``,
-    or ``recurrent`` for Hawk (Table A15), with ``lru_width``, which always computes in float32.
+    or ``recurrent`` for Hawk (Table A15), with ``lru_width``, which always computes in float32. With ``none`` it is an
+    MLP of the present observation: how much there is to gain from the past.
     """
 
-    mixer: Literal["attention", "recurrent"] = "attention"
+    mixer: Literal["attention", "recurrent", "none"] = "attention"
     width: int = 256
     depth: int = 6
     heads: int = 4

@@ -110,7 +110,11 @@ def test_belief_adds_the_colours_of_a_subgoal():
     @jax.jit
     def run(key):
         episodes = expert_data.noisy(cfg, {}, key, 16)
-        return probe.belief(cfg, jnp.zeros(2), episodes), episodes.alive, probe.reference(cfg, jnp.zeros(2), key, 16)
+        return (
+            probe.belief(cfg, jnp.zeros(2), episodes),
+            episodes.alive,
+            probe.reference(cfg, {}, jnp.zeros(2), key, 16),
+        )
 
     belief, alive, scores = run(jax.random.key(0))
     assert belief.shape[-1] == build.subgoals(cfg) == 2

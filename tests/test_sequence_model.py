@@ -76,6 +76,15 @@ def test_hawk_too_is_the_same_model_however_it_is_cut(obs_TO, layer, chunks):
     assert not np.allclose(whole[1].action.logits, play(obs_TO, layer, [STEPS])[1].action.logits)
 
 
+def test_without_a_mixer_only_the_present_counts(obs_TO):
+    """The baseline that knows no past: each step by itself gives the same."""
+    _, whole = play(obs_TO, 1, [STEPS], mixer="none")
+    run, init_state = advance(1, mixer="none")
+    for t in range(STEPS):
+        (_, alone), _ = run(obs_TO[t : t + 1], init_state(STEPS), 0)
+        np.testing.assert_allclose(alone.action.logits[0], whole.action.logits[t], atol=1e-5)
+
+
 def test_longer_caches_change_nothing(obs_TO, full):
     out, residuals = full
     assert_close(play(obs_TO, 1, [4, 1, 4, 1], capacity=STEPS + 3), (residuals[1], out))

@@ -168,6 +168,20 @@ class Recurrent(nnx.Module):
         return self.out(nnx.gelu(gate) * h_TW), (padded[-(self.taps - 1) :], h_W)
 
 
+class Memoryless(nnx.Module):
+    """No sequence mixing: a model with it is an MLP of the present observation, the baseline that knows no past."""
+
+    def init_state(self, capacity: int) -> tuple[()]:
+        """Nothing."""
+        del capacity
+        return ()
+
+    def __call__(self, x_TD, state, t0: Clock):
+        """Adds nothing to the residual stream."""
+        del t0
+        return jnp.zeros_like(x_TD), state
+
+
 class Block(nnx.Module):
     """Pre-norm residual block: sequence mixing, then an MLP."""
 

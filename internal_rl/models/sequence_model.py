@@ -10,7 +10,7 @@ from flax import nnx, struct
 
 from internal_rl.config import ModelConfig
 from internal_rl.models.heads import Distribution
-from internal_rl.models.layers import Attention, Block, Clock, Recurrent, linear
+from internal_rl.models.layers import Attention, Block, Clock, Memoryless, Recurrent, linear
 
 Params = Any
 Head = tuple[type[Distribution], int]
@@ -37,6 +37,8 @@ class SequenceModel(nnx.Module):
         dtype = jnp.dtype(cfg.compute_dtype)
 
         def mixer():
+            if cfg.mixer == "none":
+                return Memoryless()
             if cfg.mixer == "recurrent":
                 return Recurrent(cfg.width, cfg.lru_width, cfg.heads, cfg.init_scale, rngs)
             return Attention(

@@ -1,0 +1,79 @@
+"""Every stage on a body with physics, at the smallest preset (the puck), by the same commands as on the grid."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs import ant
+from experiments import common, compile, control, discover, expert_data, pretrain, probe, raw, reinforce
+from internal_rl import config as c
+from internal_rl.dataset import DataError
+
+CFG = ant.smoke()
+
+
+@pytest.mark.parametrize("preset", ["paper", "tiny", "smoke"])
+def test_presets_are_valid(preset):
+    config = c.from_dict(ant.get_config(preset).to_dict())
+    assert (config.name, config.preset) == ("ant", preset)
+    held_out = {pair for task in config.env.post_tasks for pair in zip(task, task[1:], strict=False)}
+    seen = {pair for task in config.env.pretrain_tasks for pair in zip(task, task[1:], strict=False)}
+    assert held_out and not held_out & seen
+
+
+def test_paper_preset_holds_the_tables():
+    """Tables A2, A5, A8, A10, A12, A14 and A15."""
+    cfg = ant.paper()
+    assert (cfg.env.size, cfg.env.colours, cfg.env.walls, cfg.env.horizon) == (4, 4, 1, 500)
+    assert len(cfg.env.pretrain_tasks) == 16 and cfg.env.post_tasks == ((0, 1, 2, 3),)
+    model = cfg.model
+    assert (model.mixer, model.width, model.lru_width, model.heads, model.mlp) == ("recurrent", 256, 256, 8, 512)
+    assert (model.depth, model.layer, model.init_scale) == (8, 4, 0.1)
+    tables = {
+        "pretrain": (204_800, 512, 3e-4, 0.03), "control": (3_200, 256, 3e-4, 0.03),
+        "discover": (32_000, 128, 3e-4, 0.03), "compile": (32_000, 128, 3e-4, 0.03),
+        "reinforce": (51_200, 256, 3e-5, 0.0),
+    }  # fmt: skip
+    for name, expected in tables.items():
+        stage = getattr(cfg, name)
+        assert (stage.steps, stage.batch, stage.lr, stage.weight_decay) == expected, name
+    assert cfg.pretrain.obs_coef == 10
+    assert cfg.control.rank == cfg.discover.rank == cfg.compile.rank == 0  # full linear
+
+
+def test_the_grid_needs_no_data_and_a_body_does(tmp_path):
+    point = dataclasses.replace(CFG, env=dataclasses.replace(CFG.env, body="point"))
+    assert expert_data.source(point, tmp_path, "D") == ({}, {}, {})
+    with pytest.raises(DataError, match="no manifest"):
+        expert_data.source(CFG, tmp_path, "D")
+    with pytest.raises(c.ConfigError, match="on the fly"):
+        expert_data.run(point, tmp_path)
+
+
+@pytest.mark.slow
+def test_every_stage_runs(tmp_path):
+    """Numbers come out, training and held-out episodes differ, and another seed's data is refused."""
+    expert_data.run(CFG, tmp_path)
+    manifest = json.loads((tmp_path / "data" / "mean" / "manifest.json").read_text())["made_by"]
+    assert all(0 < share <= 1 for share in manifest["acceptance"])
+    context, _, _ = expert_data.source(CFG, tmp_path, "D")
+    train, held = (set(context["data"][name].episodes.tolist()) for name in ("train", "held_out"))
+    assert len(train) == 36 and len(held) == 4 and not train & held
+
+    summaries = {
+        "pretrain": pretrain.run(CFG, tmp_path)["held_out_nll"],
+        "probe": probe.run(CFG, tmp_path)["accuracy"],
+        "control": control.run(CFG, tmp_path)["1"]["success"],
+        "discover": discover.run(CFG, tmp_path)["f1_tol1"],
+        "compile": compile.run(CFG, tmp_path)["f1_tol1"],
+        "reinforce": reinforce.run(CFG, tmp_path)["after"]["success"],
+        "raw": raw.run(CFG, tmp_path)["after"]["success"],
+    }
+    for name, values in summaries.items():
+        assert np.all(np.isfinite(values)), name
+    assert len(common.rows(tmp_path / "raw")) == 2
+
+    with pytest.raises(DataError, match="seed = 0; expected 1"):
+        expert_data.source(dataclasses.replace(CFG, seed=1), tmp_path, "D")
