@@ -56,7 +56,7 @@ def held_out(cfg: Config, params: Any, context: Any, key: jax.Array, batch: int)
     _, terms = compile_objective.negative_elbo(segments, decode, episodes, cfg.compile)
     beta = jax.vmap(lambda one: one.beta())(segments).astype(jnp.float32)
     return {"held_out_nll": terms["nll"], "held_out_kl": terms["kl_codes"]} | alignment.scores(
-        beta, episodes.subgoal, episodes.alive
+        beta, episodes.leg, episodes.alive
     )
 
 

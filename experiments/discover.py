@@ -57,7 +57,7 @@ def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Arr
     batch_key, noise_key = jax.random.split(key)
     episodes = expert_data.clean(cfg, context, batch_key, batch, "held_out")
     result = unrolled(cfg, base, controller, episodes, noise_key, step)
-    changes = alignment.subgoal_changes(episodes.subgoal, episodes.alive).at[:, 0].set(True)
+    changes = alignment.subgoal_changes(episodes.leg, episodes.alive).at[:, 0].set(True)
     env = build.pretrain_env(cfg)
     labels = {"subgoal": (episodes.subgoal, build.subgoals(cfg))}
     if cfg.env.body == "point":
@@ -70,7 +70,7 @@ def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Arr
         "held_out_nll": result.nll(episodes.alive),
         "held_out_kl": result.kl(episodes.alive),
         **said,
-        **alignment.scores(result.beta, episodes.subgoal, episodes.alive),
+        **alignment.scores(result.beta, episodes.leg, episodes.alive),
     }
 
 

@@ -56,7 +56,9 @@ def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[
     """
     if cfg.env.body == "point":
         return {}, {}, {}
-    whole, digest = dataset.load(workdir / "data" / FOLDERS[name], _horizon(cfg), _made_by(cfg, name))
+    whole, digest = dataset.load(
+        workdir / "data" / FOLDERS[name], _horizon(cfg), cfg.env.subgoal_length, _made_by(cfg, name)
+    )
     return {"data": whole.split(HELD_OUT)}, {"data": None}, {"data": digest}
 
 
@@ -116,7 +118,7 @@ def make(cfg: Config, workdir: Path, name: str) -> None:
             keys, tasks
         )
 
-    packer = dataset.Packer(len(cfg.env.pretrain_tasks), quota, cfg.env.subgoal_length)
+    packer = dataset.Packer(len(cfg.env.pretrain_tasks), quota)
     key, round_ = common.stage_key(cfg, f"data {name}"), 0
     while not packer.full:
         tasks = packer.wanted(cfg.data.batch)

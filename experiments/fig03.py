@@ -38,11 +38,14 @@ def belief(runs: figure.Runs) -> figure.Made:
         e_LBTD, episodes = probe.residuals(cfg, one, key, 4 * EXAMPLES)
         layers = jax.nn.softmax(probing.logits(first, one["scale"], e_LBTD))
         exact = probe.belief(cfg, log_prior_Q, episodes)
-        return jnp.concatenate([layers, exact[None]]), episodes.subgoal, episodes.alive
+        return jnp.concatenate([layers, exact[None]]), episodes.subgoal, episodes.leg, episodes.alive
 
-    belief_LBTG, subgoal, alive = jax.device_get(jax.jit(run)(common.stage_key(cfg, "fig03 examples")))
+    belief_LBTG, subgoal, leg, alive = jax.device_get(jax.jit(run)(common.stage_key(cfg, "fig03 examples")))
     longest = np.argsort(-alive.sum(1), kind="stable")[:EXAMPLES]
-    examples = [{"belief": belief_LBTG[:, b, alive[b]], "subgoal": subgoal[b, alive[b]]} for b in longest]
+    examples = [
+        {"belief": belief_LBTG[:, b, alive[b]], "subgoal": subgoal[b, alive[b]], "leg": leg[b, alive[b]]}
+        for b in longest
+    ]
     rows = [f"layer {layer}" for layer in range(cfg.model.depth + 1)] + ["Bayes"]
     names = [chr(ord("A") + g) for g in range(build.subgoals(cfg))]
     data = [

@@ -77,8 +77,8 @@ def scores(cfg, summary) -> figure.Made:
         f"{cfg.discover.steps:,} x {cfg.discover.batch}",
     )
     caption = (
-        "Hard switches (beta > 0.5) against changes of the true subgoal on held-out episodes, median and quartiles "
-        "over metacontrollers."
+        "Hard switches (beta > 0.5) against the beginnings of true subgoals on held-out episodes, median and quartiles "
+        "over metacontrollers. A subgoal that follows itself begins anew."
     )
     return figure.Made(
         "figA3", "How well switches align", caption, charts.lines([panel], stamp=stamp), data, claims, ours

@@ -31,7 +31,7 @@ def switch_examples(cfg: config.Config, controller: Any, base: Any) -> list[dict
     def run(controller, base):
         batch = expert_data.clean(cfg, {}, key, EXAMPLES)
         result = discover.unrolled(cfg, base, controller, batch, noise_key, cfg.discover.steps)
-        return {"beta": result.beta, "subgoal": batch.subgoal, "alive": batch.alive}
+        return {"beta": result.beta, "subgoal": batch.subgoal, "leg": batch.leg, "alive": batch.alive}
 
     columns = jax.device_get(jax.jit(run)(controller, base))
     return [{name: values[i] for name, values in columns.items()} for i in range(EXAMPLES)]

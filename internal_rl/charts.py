@@ -250,7 +250,7 @@ def beliefs(
     """Beliefs over subgoals along trajectories (as Fig. 3), one column a trajectory and one line a source.
 
     Args:
-      examples: dicts with ``belief`` [rows, T, G] and ``subgoal`` int [T], steps alive only.
+      examples: dicts with ``belief`` [rows, T, G], ``subgoal`` and ``leg`` int [T], steps alive only.
       names: of the G subgoals.
       rows: names of the sources (layers, exact posterior).
       stamp: footer, the run's provenance in a line.
@@ -262,14 +262,15 @@ def beliefs(
         steps = np.arange(len(subgoal_T))
         colours = [PALETTE[g % len(PALETTE)] for g in range(belief_TG.shape[1])]
         ax.stackplot(steps, belief_TG.T, colors=colours, step="mid", lw=0)
-        for change in np.flatnonzero(np.diff(subgoal_T)) + 0.5:
+        leg_T = np.asarray(examples[column]["leg"])
+        for change in np.flatnonzero(np.diff(leg_T)) + 0.5:
             ax.axvline(change, color=INK, lw=1.0)
         ax.set(xlim=(-0.5, len(steps) - 0.5), ylim=(0, 1), yticks=[])
         ax.grid(False)
         if column == 0:
             ax.set_ylabel(rows[line], rotation=0, ha="right", va="center", fontsize=9)
         if line == 0:
-            edges = [0, *(np.flatnonzero(np.diff(subgoal_T)) + 1), len(subgoal_T)]
+            edges = [0, *(np.flatnonzero(np.diff(leg_T)) + 1), len(subgoal_T)]
             for start, stop in itertools.pairwise(edges):
                 goal = int(subgoal_T[start])
                 middle = (start + stop - 1) / 2

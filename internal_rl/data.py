@@ -6,6 +6,7 @@ import jax
 from flax import struct
 
 from internal_rl.config import ExpertConfig
+from internal_rl.envs import pinpad
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.experts import shortest_path
 
@@ -24,6 +25,8 @@ class Batch:
     """bool, False for padding."""
     subgoal: jax.Array
     """int32, the true subgoal. For analysis and ground-truth controllers only."""
+    leg: jax.Array
+    """int32, how many subgoals of the task came before; where it changes, a new subgoal begins. For analysis only."""
     trajectory: shortest_path.Trajectory | None
     """What the sequences were made from, on the grid."""
 
@@ -33,5 +36,6 @@ def expert_batch(env: Gridworld, cfg: ExpertConfig, subgoal_length: int, key: ja
     trajectory = shortest_path.sample(env, cfg, key, batch)
     obs = jax.vmap(lambda one: jax.vmap(env.observe)(one.states()))(trajectory)
     return Batch(
-        obs, trajectory.action, trajectory.next_agent, trajectory.alive, trajectory.target // subgoal_length, trajectory
-    )
+        obs, trajectory.action, trajectory.next_agent, trajectory.alive, trajectory.target // subgoal_length,
+        pinpad.legs(trajectory.target, subgoal_length), trajectory,
+    )  # fmt: skip

@@ -19,12 +19,13 @@ import numpy as np
 from flax import struct
 
 from internal_rl.data import Batch
+from internal_rl.envs import pinpad
 
 if TYPE_CHECKING:
     from internal_rl.experts.guided import Demonstration
 
 FORMAT = 1
-ARRAYS = ("obs", "action", "subgoal", "start")
+ARRAYS = ("obs", "action", "target", "start")
 
 
 class DataError(RuntimeError):
@@ -39,14 +40,16 @@ class Dataset:
     """float32 [M, O]."""
     action: jax.Array
     """float32 [M, A]; 0 in last rows."""
-    subgoal: jax.Array
-    """int32 [M], the true subgoal."""
+    target: jax.Array
+    """int32 [M], the colour pursued. For analysis only."""
     start: jax.Array
     """int32 [N + 1], the first row of each episode, and M."""
     episodes: jax.Array
     """int32 [E], the episodes that are sampled."""
     horizon: int = struct.field(pytree_node=False)
     """T, steps of a sequence; no episode is longer."""
+    subgoal_length: int = struct.field(pytree_node=False)
+    """Colours per subgoal."""
 
     def split(self, every: int) -> dict[str, Dataset]:
         """``held_out``, each ``every``-th episode, and ``train``, the others; they share their arrays."""
@@ -61,20 +64,21 @@ class Dataset:
         picked = self.episodes[jax.random.randint(key, (batch,), 0, self.episodes.shape[0])]
         first, last = self.start[picked], self.start[picked + 1] - 1
         rows = jnp.minimum(first[:, None] + jnp.arange(self.horizon + 1), last[:, None])
-        obs = self.obs[rows]
-        at = rows[:, :-1]
-        return Batch(obs[:, :-1], self.action[at], obs[:, 1:], at < last[:, None], self.subgoal[at], None)
+        obs, at = self.obs[rows], rows[:, :-1]
+        target = self.target[at]
+        subgoal, leg = target // self.subgoal_length, pinpad.legs(target, self.subgoal_length)
+        return Batch(obs[:, :-1], self.action[at], obs[:, 1:], at < last[:, None], subgoal, leg, None)
 
 
 class Packer:
     """Collects successful demonstrations, at most ``quota`` of each task, and packs them end to end."""
 
-    def __init__(self, tasks: int, quota: int, subgoal_length: int):
+    def __init__(self, tasks: int, quota: int):
         self.kept = np.zeros(tasks, int)
         self.tried = np.zeros(tasks, int)
         self._won = np.zeros(tasks, int)
-        self._quota, self._subgoal_length = quota, subgoal_length
-        self._parts: dict[str, list[np.ndarray]] = {"obs": [], "action": [], "subgoal": []}
+        self._quota = quota
+        self._parts: dict[str, list[np.ndarray]] = {"obs": [], "action": [], "target": []}
         self._lengths: list[int] = []
 
     @property
@@ -106,12 +110,12 @@ class Packer:
             self._parts["action"].append(
                 np.append(batch.action[i, :length], np.zeros_like(batch.action[i, :1]), axis=0)
             )
-            self._parts["subgoal"].append(np.append(batch.target[i, :length], batch.target[i, length - 1]))
+            self._parts["target"].append(np.append(batch.target[i, :length], batch.target[i, length - 1]))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of a :class:`Dataset`."""
         packed = {name: np.concatenate(parts) for name, parts in self._parts.items()}
-        packed["subgoal"] = (packed["subgoal"] // self._subgoal_length).astype(np.int32)
+        packed["target"] = packed["target"].astype(np.int32)
         return packed | {"start": np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int32)}
 
 
@@ -141,12 +145,13 @@ def write(folder: Path, arrays: dict[str, np.ndarray], made_by: dict[str, Any]) 
     os.replace(temporary, folder)
 
 
-def load(folder: Path, horizon: int, expected: dict[str, Any]) -> tuple[Dataset, str]:
+def load(folder: Path, horizon: int, subgoal_length: int, expected: dict[str, Any]) -> tuple[Dataset, str]:
     """The data set in ``folder``, on the device, and the digest of its manifest.
 
     Args:
       folder: written by :func:`write`.
       horizon: T, steps of a sequence.
+      subgoal_length: colours per subgoal.
       expected: entries of ``made_by`` that must be as given.
 
     Raises:
@@ -178,7 +183,10 @@ def load(folder: Path, horizon: int, expected: dict[str, Any]) -> tuple[Dataset,
         raise DataError(f"The data in {folder} has episodes of {longest} steps; expected at most {horizon}.")
     episodes = jnp.arange(arrays["start"].shape[0] - 1)
     return Dataset(
-        **{name: jnp.asarray(x) for name, x in arrays.items()}, episodes=episodes, horizon=horizon
+        **{name: jnp.asarray(x) for name, x in arrays.items()},
+        episodes=episodes,
+        horizon=horizon,
+        subgoal_length=subgoal_length,
     ), hashlib.sha256(text).hexdigest()[:16]
 
 

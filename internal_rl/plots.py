@@ -68,7 +68,7 @@ def switches(examples: Sequence[Mapping[str, Any]], *, names: Sequence[str] | No
     """The switch against the true subgoals, one panel a trajectory, as Fig. A3.
 
     Args:
-      examples: dicts with ``beta`` float [T], ``subgoal`` int [T], ``alive`` bool [T]; dead steps are cut.
+      examples: dicts with ``beta`` float [T], ``subgoal`` and ``leg`` int [T], ``alive`` bool [T]; dead steps are cut.
       names: names of the subgoals; their numbers by default.
       stamp: footer, the run's provenance in a line.
 
@@ -80,7 +80,8 @@ def switches(examples: Sequence[Mapping[str, Any]], *, names: Sequence[str] | No
     figure, panels = panels_of(len(examples), 1, (8.6, 0.75 + 1.15 * len(examples)), stamp, sharex=True)
     for axes, example in zip(panels, examples, strict=True):
         alive = np.asarray(example["alive"], bool)
-        _switch_panel(axes, np.asarray(example["beta"], float)[alive], np.asarray(example["subgoal"])[alive], names)
+        columns = (np.asarray(example[name])[alive] for name in ("beta", "subgoal", "leg"))
+        _switch_panel(axes, *columns, names)
         axes.set_ylabel(r"$\beta_t$")
     panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.16), ncols=3, borderaxespad=0.0)
     panels[0].set_xlim(-0.5, max(int(np.sum(example["alive"])) for example in examples) - 0.5)
@@ -88,12 +89,16 @@ def switches(examples: Sequence[Mapping[str, Any]], *, names: Sequence[str] | No
     return figure
 
 
-def _switch_panel(axes: Axes, beta: np.ndarray, subgoal: np.ndarray, names: Sequence[str] | None) -> None:
-    """Draws one trajectory: ``beta`` float [T], ``subgoal`` int [T], alive steps only."""
-    starts = np.flatnonzero(np.diff(subgoal, prepend=subgoal[0] - 1))
+def _switch_panel(
+    axes: Axes, beta: np.ndarray, subgoal: np.ndarray, leg: np.ndarray, names: Sequence[str] | None
+) -> None:
+    """Draws one trajectory: ``beta`` float [T], ``subgoal`` and ``leg`` int [T], alive steps only."""
+    starts = np.flatnonzero(np.diff(leg, prepend=leg[0] - 1))
     for start, stop in zip(starts, [*starts[1:], len(subgoal)], strict=True):
         goal = int(subgoal[start])
         axes.axvspan(start - 0.5, stop - 0.5, color=PALETTE[goal % len(PALETTE)], alpha=0.28, lw=0)
+        if start:  # a subgoal that follows itself has the same shade
+            axes.axvline(start - 0.5, color=GREY, lw=0.9)
         label = names[goal] if names else str(goal)
         axes.text((start + stop - 1) / 2, 1.1, label, ha="center", va="bottom", fontsize=9, color=INK)
     steps = np.arange(len(beta))

@@ -361,7 +361,7 @@ def test_padding_has_no_influence(world, params, batch):
     def swap(x, y):
         return jnp.where(batch.alive.reshape(*batch.alive.shape, *[1] * (x.ndim - 2)), x, y)
 
-    names = ("obs", "action", "following", "subgoal")
+    names = ("obs", "action", "following", "subgoal", "leg")
     scrambled = batch.replace(**{name: swap(getattr(batch, name), getattr(other, name)) for name in names})
     assert (scrambled.obs != batch.obs).any() and (scrambled.action != batch.action).any()
     jax.tree.map(np.testing.assert_array_equal, gradients(world, params, batch), gradients(world, params, scrambled))

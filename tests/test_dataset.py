@@ -28,7 +28,7 @@ def demonstrations():
             )
         )
     )
-    packer, batches = dataset.Packer(3, QUOTA, 1), []
+    packer, batches = dataset.Packer(3, QUOTA), []
     for round_ in range(20):
         if packer.full:
             break
@@ -59,7 +59,7 @@ def test_the_mix_of_tasks_is_uniform_although_some_succeed_more_often():
 
 def test_episodes_are_the_successful_demonstrations(folder):
     """Every sampled sequence is one of them, step by step, and all are sampled."""
-    data, _ = dataset.load(folder, HORIZON, MADE_BY)
+    data, _ = dataset.load(folder, HORIZON, 1, MADE_BY)
     batch = jax.device_get(jax.jit(lambda key: data.sample(key, 400))(jax.random.key(1)))
     _, batches = demonstrations()
     known = {
@@ -80,7 +80,7 @@ def test_episodes_are_the_successful_demonstrations(folder):
 
 
 def test_padding_is_finite_and_of_no_action(folder):
-    data, _ = dataset.load(folder, HORIZON + 5, MADE_BY)
+    data, _ = dataset.load(folder, HORIZON + 5, 1, MADE_BY)
     batch = data.sample(jax.random.key(0), 8)
     assert batch.obs.shape[:2] == (8, HORIZON + 5)
     assert all(np.all(np.isfinite(leaf)) for leaf in (batch.obs, batch.action, batch.following))
@@ -115,14 +115,14 @@ def damage(folder, what):
 def test_damage_is_refused_in_one_sentence(folder, what):
     damage(folder, what)
     with pytest.raises(dataset.DataError, match=r"make the data again\.$"):
-        dataset.load(folder, HORIZON, MADE_BY)
+        dataset.load(folder, HORIZON, 1, MADE_BY)
 
 
 def test_foreign_data_is_refused(folder):
     with pytest.raises(dataset.DataError, match="config = 'abc'; expected 'xyz'"):
-        dataset.load(folder, HORIZON, MADE_BY | {"config": "xyz"})
+        dataset.load(folder, HORIZON, 1, MADE_BY | {"config": "xyz"})
     with pytest.raises(dataset.DataError, match="expected at most 3"):
-        dataset.load(folder, 3, MADE_BY)
+        dataset.load(folder, 3, 1, MADE_BY)
 
 
 def test_a_half_written_data_set_is_none(tmp_path, monkeypatch):
@@ -133,4 +133,4 @@ def test_a_half_written_data_set_is_none(tmp_path, monkeypatch):
         dataset.write(tmp_path / "data", packer.arrays(), MADE_BY)
     assert not (tmp_path / "data").exists()
     dataset.write(tmp_path / "data", packer.arrays(), MADE_BY)
-    assert jnp.size(dataset.load(tmp_path / "data", HORIZON, MADE_BY)[0].start) == 3 * QUOTA + 1
+    assert jnp.size(dataset.load(tmp_path / "data", HORIZON, 1, MADE_BY)[0].start) == 3 * QUOTA + 1

@@ -203,3 +203,16 @@ def test_task_rules_without_a_body():
     for (progress, colour), expected in cases.items():
         assert tuple(map(int, pinpad.visit(sequence, progress, colour))) == expected
     assert [int(pinpad.target(sequence, k)) for k in range(4)] == [1, 0, 1, 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(1, 3), seeds)
+def test_legs_count_the_subgoals_pursued(subgoals, length, seed):
+    """A task of subgoals of ``length`` colours each, each colour pursued for a while; they may follow themselves."""
+    if length == 1:  # no colour twice in a row
+        subgoals = [goal for i, goal in enumerate(subgoals) if i == 0 or goal != subgoals[i - 1]]
+    task = [goal * length + i for goal in subgoals for i in range(length)]
+    dwell = np.random.default_rng(seed).integers(1, 4, len(task))
+    targets, expected = np.repeat(task, dwell), np.repeat(np.arange(len(task)) // length, dwell)
+    np.testing.assert_array_equal(pinpad.legs(jnp.array(targets), length), expected)
+    np.testing.assert_array_equal(pinpad.legs(jnp.array([targets, targets]), length), [expected, expected])

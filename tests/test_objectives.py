@@ -162,7 +162,7 @@ def scrambled(batch):
     def swap(x, y):
         return jnp.where(batch.alive.reshape(*batch.alive.shape, *[1] * (x.ndim - 2)), x, y)
 
-    names = ("obs", "action", "following", "subgoal")
+    names = ("obs", "action", "following", "subgoal", "leg")
     return batch.replace(**{name: swap(getattr(batch, name), getattr(other, name)) for name in names})
 
 

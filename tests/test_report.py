@@ -174,13 +174,14 @@ def test_success_curves_are_medians_and_refuse_bad_shapes():
 
 def test_switches_mark_hard_switches_but_not_the_first_code():
     beta = np.array([0.9, 0.1, 0.8, 0.5, 0.9])
-    example = {"beta": beta, "subgoal": np.array([0, 0, 2, 2, 2]), "alive": np.array([1, 1, 1, 1, 0], bool)}
+    subgoal, leg = np.array([0, 0, 2, 2, 2]), np.array([0, 0, 1, 2, 2])  # the second subgoal follows itself
+    example = {"beta": beta, "subgoal": subgoal, "leg": leg, "alive": np.array([1, 1, 1, 1, 0], bool)}
     axes = plots.switches([example], stamp="stamp").axes[0]
     by_label = {line.get_label(): line for line in axes.lines}
     assert list(by_label["first code"].get_xdata()) == [0]
     assert list(by_label[r"hard switch, $\beta_t$ > 0.5"].get_xdata()) == [2]
-    assert [text.get_text() for text in axes.texts] == ["0", "2"]
-    assert len(axes.patches) == 2
+    assert [text.get_text() for text in axes.texts] == ["0", "2", "2"]
+    assert len(axes.patches) == 3
     with pytest.raises(ValueError, match="step alive"):
         plots.switches([example | {"alive": np.zeros(5, bool)}])
 

@@ -8,9 +8,14 @@ import jax.numpy as jnp
 from internal_rl.learning.losses import masked_mean
 
 
-def subgoal_changes(subgoal_T: jax.Array, alive_T: jax.Array) -> jax.Array:
-    """bool [..., T]: steps at which the true subgoal differs from the step before; the first step is none."""
-    change = subgoal_T[..., 1:] != subgoal_T[..., :-1]
+def subgoal_changes(leg_T: jax.Array, alive_T: jax.Array) -> jax.Array:
+    """bool [..., T]: steps at which a new subgoal begins; the first step is none.
+
+    Args:
+      leg_T: int [..., T], which subgoal of the task it is: a subgoal that follows itself is a new one too.
+      alive_T: bool [..., T].
+    """
+    change = leg_T[..., 1:] != leg_T[..., :-1]
     return jnp.pad(change, [(0, 0)] * (change.ndim - 1) + [(1, 0)]) & alive_T
 
 
@@ -37,9 +42,9 @@ def matches(switch_T: jax.Array, change_T: jax.Array, tolerance: int) -> jax.Arr
     return jnp.sum(jax.lax.scan(match, padded, jnp.arange(switch_T.shape[0]))[1])
 
 
-def scores(beta_BT: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
+def scores(beta_BT: jax.Array, leg_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
     """Precision, recall and F1 of hard switches over a batch, with 0, 1 and 2 steps of tolerance, and their number."""
-    switch, change = hard_switches(beta_BT, alive_BT), subgoal_changes(subgoal_BT, alive_BT)
+    switch, change = hard_switches(beta_BT, alive_BT), subgoal_changes(leg_BT, alive_BT)
     result = {"switches": jnp.mean(jnp.sum(switch, axis=-1).astype(jnp.float32))}
     for tolerance in (0, 1, 2):
         hits = jnp.sum(jax.vmap(lambda s, c, k=tolerance: matches(s, c, k))(switch, change))
@@ -52,9 +57,9 @@ def scores(beta_BT: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> di
     return result
 
 
-def gate_summary(beta_BT: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
+def gate_summary(beta_BT: jax.Array, leg_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
     """Mean beta at and away from subgoal changes; the first step is neither."""
-    change = subgoal_changes(subgoal_BT, alive_BT)
+    change = subgoal_changes(leg_BT, alive_BT)
     away = alive_BT & ~change & (jnp.arange(beta_BT.shape[-1]) > 0)
     return {"beta_change": masked_mean(beta_BT, change), "beta_away": masked_mean(beta_BT, away)}
 

@@ -49,6 +49,15 @@ def target(sequence: jax.Array, progress: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.arange(sequence.shape[0]) == jnp.minimum(progress, last), sequence, 0))
 
 
+def legs(target_T: jax.Array, subgoal_length: int) -> jax.Array:
+    """Which subgoal of its task each step pursues, int32 [..., T], from the colours pursued.
+
+    A subgoal begins with its first colour, so one that follows itself counts as a new one.
+    """
+    begins = (target_T[..., 1:] != target_T[..., :-1]) & (target_T[..., 1:] % subgoal_length == 0)
+    return jnp.pad(jnp.cumsum(begins, axis=-1), [(0, 0)] * (target_T.ndim - 1) + [(1, 0)])
+
+
 def visit(sequence: jax.Array, progress: jax.Array, colour: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Applies the task's rule to a visited colour.
 

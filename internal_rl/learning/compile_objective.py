@@ -101,7 +101,7 @@ def compile_loss(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: i
         value, terms = negative_elbo(segments, decode, batch, cfg)
         renewal = renewal_loss(controller, e_BTD, segments, batch.alive)
         starts_BT = jax.vmap(Segments.renewal)(segments)
-        switching = alignment.gate_summary(starts_BT, batch.subgoal, batch.alive)
+        switching = alignment.gate_summary(starts_BT, batch.leg, batch.alive)
         switching["segments"] = 1 + jnp.mean(jnp.sum(starts_BT, axis=-1))
         return value + renewal, {"loss": value + renewal, "renewal": renewal} | terms | switching
 

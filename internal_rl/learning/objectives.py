@@ -167,7 +167,7 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
         if cfg.slow_weight and "slow" in context:
             weight = jnp.where(step < cfg.hold, cfg.slow_weight, 0.0)
             value += weight * towards_slow(context, batch, result.posterior)
-        switching = alignment.gate_summary(result.beta, batch.subgoal, batch.alive)
+        switching = alignment.gate_summary(result.beta, batch.leg, batch.alive)
         return value, {"loss": value, "nll": nll, "kl": kl, "alpha": alpha} | switching
 
     return loss
