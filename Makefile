@@ -27,7 +27,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench clean
+.PHONY: help install reproduce ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ install: $(INSTALLED)  ## Create .venv and install the package with its developm
 reproduce: $(INSTALLED)  ## Run the whole gridworld pipeline at PRESET, or go on where it stopped
 	@echo "==> gridworld at preset $(PRESET), in $(WORKDIR) (stop at any time; the same command goes on)"
 	@$(PY) -m experiments.reproduce $(RUN_FLAGS)
+
+ant-expert: $(INSTALLED)  ## Train the ant's expert at PRESET, or go on where it stopped
+	@$(PY) -m experiments.ant_expert --config=configs/ant.py:$(PRESET) --workdir=runs/ant-$(PRESET) $(ARGS)
 
 report: $(INSTALLED)  ## Write report.html again from what a run has left in WORKDIR
 	@$(PY) -m experiments.report $(RUN_FLAGS)
