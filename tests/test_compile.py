@@ -373,7 +373,7 @@ def test_zero_hypernetwork_is_the_base_model_bit_for_bit(world, batch):
     @jax.jit
     def run(params):
         controller = nnx.merge(DEFINITION, params)
-        return objective.controlled(model, controller, LAYER, batch.obs)[1](z)
+        return objective.controlled(model, controller, LAYER, batch.obs)[1](z).logits
 
     zero = parameters() | {"hyper_b": jax.tree.map(jnp.zeros_like, parameters()["hyper_b"])}
 
