@@ -11,6 +11,9 @@ ARGS ?=
 WORKDIR ?= runs/gridworld-$(PRESET)
 RUN_FLAGS = --config=configs/gridworld.py:$(PRESET) --workdir=$(WORKDIR) $(ARGS)
 
+ANTDIR ?= runs/ant-$(PRESET)
+ANT_FLAGS = --config=configs/ant.py:$(PRESET) --workdir=$(ANTDIR) $(ARGS)
+
 FIGURES := fig03 fig04 figA2 fig06 fig07 fig08 figA4 figE2
 FIGDIR ?= runs/figures-$(PRESET)
 JOBS ?= 0
@@ -27,11 +30,11 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench clean
+.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  make FIGURE      One figure of the paper, with the runs it needs: $(FIGURES)"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make FIGURE        One figure of the paper, with the runs it needs: $(FIGURES)"
 	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) ARGS=\"--config.seed=1\" PY=<skip .venv>"
 
 install: $(INSTALLED)  ## Create .venv and install the package with its development tools
@@ -49,8 +52,12 @@ reproduce: $(INSTALLED)  ## Run the whole gridworld pipeline at PRESET, or go on
 	@echo "==> gridworld at preset $(PRESET), in $(WORKDIR) (stop at any time; the same command goes on)"
 	@$(PY) -m experiments.reproduce $(RUN_FLAGS)
 
+reproduce-ant: $(INSTALLED)  ## Run the whole pipeline of the ant at PRESET (in ANTDIR), or go on where it stopped
+	@echo "==> ant at preset $(PRESET), in $(ANTDIR) (stop at any time; the same command goes on)"
+	@$(PY) -m experiments.reproduce $(ANT_FLAGS)
+
 ant-expert: $(INSTALLED)  ## Train the ant's expert at PRESET, or go on where it stopped
-	@$(PY) -m experiments.ant_expert --config=configs/ant.py:$(PRESET) --workdir=runs/ant-$(PRESET) $(ARGS)
+	@$(PY) -m experiments.ant_expert $(ANT_FLAGS)
 
 report: $(INSTALLED)  ## Write report.html again from what a run has left in WORKDIR
 	@$(PY) -m experiments.report $(RUN_FLAGS)

@@ -5,6 +5,8 @@ python -m experiments.ant_expert --config=configs/ant.py:tiny --workdir=runs/ant
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,33 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments import common
-from internal_rl import build, checkpoints
+from internal_rl import build, checkpoints, weights
 from internal_rl.config import Config, ConfigError
 from internal_rl.envs.ant import Ant
-from internal_rl.experts import ant_expert
-from internal_rl.experts.guided import Guided, begin
-from internal_rl.learning import loop, ppo, updates
+from internal_rl.experts import ant_expert, guided
+from internal_rl.experts.guided import Guided
+from internal_rl.learning import loop, ppo
 from internal_rl.models.actor_critic import ActorCritic
 
-GATES = {"pretrain": 0.8, "post": 0.7}
-"""Success rates of the paper's expert."""
+SHIPPED = Path(ant_expert.__file__).parent / "assets" / "ant.safetensors"
+"""An expert that was trained by this stage."""
+Expert = dict[str, Any]
+"""``params`` and ``normaliser``, unbatched."""
 
 
 def game(env: Ant) -> ppo.Game:
     """The task as the expert learns it; counts the endings."""
 
-    def step(guided, view, action):
+    def step(played, view, action):
         torques = view.torques(action)
-        after = env.step(guided.state, torques)
-        reward = ant_expert.reward(env, guided, view.heading, torques, after)
+        after = env.step(played.state, torques)
+        reward = ant_expert.reward(env, played, view.heading, torques, after)
         success = after.reward > 0
         terminal = after.done & (success | (after.t < env.horizon))
         counts = {"episodes": after.done, "successes": success, "broken": after.broken}
-        return guided.replace(state=after), reward, terminal, counts
+        return played.replace(state=after), reward, terminal, counts
 
-    return ppo.Game(lambda key: begin(env, key), lambda guided: ant_expert.view(env, guided), step)
+    return ppo.Game(lambda key: guided.begin(env, key), lambda played: ant_expert.view(env, played), step)
 
 
 def network(cfg: Config) -> tuple[nnx.GraphDef, build.Init]:
@@ -53,7 +57,7 @@ def stage(cfg: Config) -> loop.Stage:
 
     def update(state, context):
         net_of = lambda params: nnx.merge(net_def, params)  # noqa: E731
-        after, metrics = ppo.update_of(played, net_of, train, updates.optimiser(train))(state, context)
+        after, metrics = ppo.update_of(played, net_of, train, ppo.optimiser(train))(state, context)
         ended = jnp.maximum(metrics["episodes"], 1)
         return after, metrics | {"success": metrics["successes"] / ended}
 
@@ -66,7 +70,7 @@ def stage(cfg: Config) -> loop.Stage:
 def initial(cfg: Config) -> ppo.PPOState:
     """The train state before the first update, leaves [S, ...]."""
     train, (_, init) = cfg.ant_expert, network(cfg)
-    played, tx = game(build.pretrain_env(cfg)), updates.optimiser(train)
+    played, tx = game(build.pretrain_env(cfg)), ppo.optimiser(train)
 
     def start(key):
         init_key, root = jax.random.split(key)
@@ -75,49 +79,46 @@ def initial(cfg: Config) -> ppo.PPOState:
     return jax.vmap(start)(common.row_keys(cfg, train, "ant_expert"))
 
 
-def act(cfg: Config, env: Ant, params: Any, normaliser: ppo.Normaliser, guided: Guided, noise: Any):
+def act(cfg: Config, env: Ant, expert: Expert, episode: Guided, noise: Any) -> jax.Array:
     """The expert's torques [8]: its mean, plus its spread times ``noise`` [8]."""
-    view = ant_expert.view(env, guided)
-    mean, log_std, _ = nnx.merge(network(cfg)[0], params)(normaliser(view.obs))
+    view = ant_expert.view(env, episode)
+    mean, log_std, _ = nnx.merge(network(cfg)[0], expert["params"])(expert["normaliser"](view.obs))
     return view.torques(mean + jnp.exp(log_std) * noise)
 
 
-def measure(cfg: Config, env: Ant, params: Any, normaliser: ppo.Normaliser, key: jax.Array, episodes: int):
-    """Whole episodes with mean actions on fresh layouts.
-
-    ``success`` is the share of all layouts, ``of_solvable`` of those that can be solved, ``solvable`` their share,
-    ``length`` the mean number of steps of a success, ``broken`` the number of episodes whose physics diverged.
-    """
-
-    def one(key):
-        start = begin(env, key)
-
-        def step(guided, _):
-            torques = act(cfg, env, params, normaliser, guided, 0.0)
-            return guided.replace(state=env.step(guided.state, torques)), guided.state.reward
-
-        end, reward = jax.lax.scan(step, start, length=env.horizon)
-        return jnp.sum(reward) + end.state.reward, ~start.state.done, end.state
-
-    success, solvable, end = jax.vmap(one)(jax.random.split(key, episodes))
+def measure(cfg: Config, expert: Expert) -> dict[str, dict[str, jax.Array]]:
+    """What an expert achieves with mean actions on unseen layouts of the pretraining and the post-training tasks."""
+    key, episodes = common.stage_key(cfg, "ant_expert summary"), 4 * cfg.ant_expert.eval_batch
+    envs = {"pretrain": build.pretrain_env(cfg), "post": build.post_env(cfg)}
     return {
-        "success": jnp.mean(success),
-        "of_solvable": jnp.sum(success) / jnp.maximum(jnp.sum(solvable), 1),
-        "solvable": jnp.mean(solvable),
-        "length": jnp.sum(success * end.t) / jnp.maximum(jnp.sum(success), 1),
-        "broken": jnp.sum(end.broken, dtype=jnp.float32),
+        name: guided.measure(env, functools.partial(act, cfg, env, expert), key, episodes) for name, env in envs.items()
     }
 
 
-def load(cfg: Config, workdir: Path) -> tuple[ppo.PPOState, str]:
-    """The trained state of the first seed, and its checkpoint's digest."""
+def load(cfg: Config, workdir: Path) -> tuple[Expert, str]:
+    """The expert of the workdir (of its first seed) if one was trained there, else the shipped one; and its digest.
+
+    Raises:
+      CheckpointError: if training in the workdir is not finished.
+      WeightsError: if the shipped one has another width, or is damaged.
+    """
     abstract = jax.eval_shape(lambda: initial(cfg))
-    state, digest = checkpoints.load_final(workdir, "ant_expert", abstract, cfg.ant_expert.steps)
-    return jax.tree.map(lambda x: x[0], state), digest
+    if (workdir / "ant_expert").exists():
+        state, digest = checkpoints.load_final(workdir, "ant_expert", abstract, cfg.ant_expert.steps)
+        return first(state), digest
+    expert, about = weights.read(SHIPPED, jax.eval_shape(first, abstract))
+    return expert, about["sha256"][:16]
+
+
+def first(state: ppo.PPOState) -> Expert:
+    """The expert of the first seed of train states [S, ...]."""
+    return jax.tree.map(lambda x: x[0], {"params": state.params, "normaliser": state.normaliser})
 
 
 def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Trains (or finishes training) and returns the stage's summary: numbers per row [S].
+
+    The expert of the first seed is written to ``ant_expert/ant.safetensors``, as the package ships one.
 
     Raises:
       ConfigError: for a body without this expert.
@@ -128,18 +129,19 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     state = loop.run(stage(cfg), lambda: initial(cfg), context, workdir=workdir, config=cfg, parents={})
 
     def summarise():
-        key, episodes = common.stage_key(cfg, "ant_expert summary"), 4 * cfg.ant_expert.eval_batch
-        envs = {"pretrain": build.pretrain_env(cfg), "post": build.post_env(cfg)}
-        return {
-            name: common.lists(
-                jax.jit(
-                    loop.over_seeds(
-                        lambda state, _, env=env: measure(cfg, env, state.params, state.normaliser, key, episodes), None
-                    )
-                )(state, None)
-            )
-            for name, env in envs.items()
+        def one(state, _):
+            return measure(cfg, {"params": state.params, "normaliser": state.normaliser})
+
+        scores = jax.jit(loop.over_seeds(one, None))(state, None)
+        scores = {name: common.lists(values) for name, values in scores.items()}
+        about = {
+            "scores": {name: {k: v[0] for k, v in values.items()} for name, values in scores.items()},
+            "config": dataclasses.asdict(cfg.ant_expert) | {"timestep": cfg.env.timestep, "substeps": cfg.env.substeps},
+            "seed": cfg.seed,
+            **checkpoints.provenance(),
         }
+        weights.write(workdir / "ant_expert" / SHIPPED.name, jax.device_get(first(state)), about)
+        return scores
 
     return common.cached(workdir / "ant_expert" / "summary.json", checkpoints.leaf_digest(state), summarise)
 

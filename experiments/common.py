@@ -35,6 +35,7 @@ from internal_rl.dataset import DataError
 from internal_rl.learning import objectives, updates
 from internal_rl.learning.loop import NonFiniteError
 from internal_rl.learning.updates import TrainState
+from internal_rl.weights import WeightsError
 
 BAD_INPUT = 2
 NOT_FINITE = 3
@@ -49,6 +50,8 @@ STAGE_FOLDERS = {
     "compile": ("compile",),
     "reinforce": ("reinforce", "raw"),
 }
+EXPERT_FOLDERS = ("ant_expert", "data")
+"""What every stage of a body with physics builds on."""
 CACHE_BYTES = 2 * 1024**3
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
@@ -89,7 +92,7 @@ def main(
             check_parent(options.parent, options.config, builds_on)
         claim(options.workdir, options.config)
         if options.parent:
-            adopt(options.workdir, options.parent, builds_on)
+            adopt(options.workdir, options.parent, (*builds_on, *EXPERT_FOLDERS))
         enable_compilation_cache()
         run(options.config, options.workdir)
 
@@ -99,7 +102,7 @@ def one_sentence() -> Iterator[None]:
     """Ends a command on bad input with one sentence on stderr and the exit code of its kind."""
     try:
         yield
-    except (c.ConfigError, CheckpointError, DataError) as error:
+    except (c.ConfigError, CheckpointError, DataError, WeightsError) as error:
         _fail(error, BAD_INPUT)
     except NonFiniteError as error:
         _fail(error, NOT_FINITE)

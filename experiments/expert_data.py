@@ -26,6 +26,8 @@ from internal_rl.data import Batch
 
 HELD_OUT = 10
 """Every tenth episode of a data set is never trained on."""
+GATES = {"pretrain": 0.8, "post": 0.7}
+"""Success rates of the paper's expert, on unseen layouts with mean actions."""
 FOLDERS = {"D": "sampled", "D*": "mean"}
 NOISE = {"D": 1.0, "D*": 0.0}
 
@@ -56,9 +58,8 @@ def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[
     """
     if cfg.env.body == "point":
         return {}, {}, {}
-    whole, digest = dataset.load(
-        workdir / "data" / FOLDERS[name], _horizon(cfg), cfg.env.subgoal_length, _made_by(cfg, name)
-    )
+    made_by = _made_by(cfg, name) | {"expert": expert(cfg, workdir)[2]}
+    whole, digest = dataset.load(workdir / "data" / FOLDERS[name], _horizon(cfg), cfg.env.subgoal_length, made_by)
     return {"data": whole.split(HELD_OUT)}, {"data": None}, {"data": digest}
 
 
@@ -83,17 +84,38 @@ def _made_by(cfg: Config, name: str) -> dict[str, Any]:
     )
 
 
-def expert(cfg: Config, workdir: Path) -> tuple[Any, Callable[[Any, Any, jax.Array], jax.Array], str]:
-    """The body's expert: parameters, ``act(parameters, guided, noise)`` and a digest of it."""
-    env = build.pretrain_env(cfg)
+Act = Callable[[Any, Any, jax.Array], jax.Array]
+"""``(parameters, guided, noise [A]) -> action [A]``."""
+
+
+def expert(cfg: Config, workdir: Path) -> tuple[Any, Callable[[Any], Act], str]:
+    """The body's expert: parameters, ``env -> act`` and a digest of it."""
     if cfg.env.body == "puck":
         from internal_rl.experts import puck_expert
 
-        return None, lambda _, guided, noise: puck_expert.act(env, guided, noise), "scripted"
+        return None, lambda env: lambda _, guided, noise: puck_expert.act(env, guided, noise), "scripted"
     from experiments import ant_expert
 
-    state, digest = ant_expert.load(cfg, workdir)
-    return state, lambda one, guided, noise: ant_expert.act(cfg, env, one.params, one.normaliser, guided, noise), digest
+    parameters, digest = ant_expert.load(cfg, workdir)
+    return parameters, lambda env: lambda one, guided, noise: ant_expert.act(cfg, env, one, guided, noise), digest
+
+
+def success(cfg: Config, workdir: Path) -> dict[str, dict[str, float]]:
+    """What the expert achieves with mean actions on unseen layouts of the pretraining and post-training tasks."""
+    from internal_rl.experts import guided  # imports MuJoCo
+
+    parameters, act_in, digest = expert(cfg, workdir)
+    key, episodes = common.stage_key(cfg, "expert success"), 4 * cfg.ant_expert.eval_batch
+
+    def compute():
+        @functools.partial(jax.jit, static_argnums=1)
+        def measure(parameters, env):
+            return guided.measure(env, functools.partial(act_in(env), parameters), key, episodes)
+
+        envs = {"pretrain": build.pretrain_env(cfg), "post": build.post_env(cfg)}
+        return {name: jax.tree.map(float, measure(parameters, env)) for name, env in envs.items()}
+
+    return common.cached(workdir / "expert.json", digest, compute)
 
 
 def make(cfg: Config, workdir: Path, name: str) -> None:
@@ -108,12 +130,12 @@ def make(cfg: Config, workdir: Path, name: str) -> None:
     if folder.exists():
         return
     env, quota = build.pretrain_env(cfg), -(-cfg.data.episodes // len(cfg.env.pretrain_tasks))
-    parameters, act, digest = expert(cfg, workdir)
+    parameters, act_in, digest = expert(cfg, workdir)
 
     @jax.jit
     def play(parameters, key, tasks):
         keys = jax.random.split(key, tasks.shape[0])
-        one = functools.partial(act, parameters)
+        one = functools.partial(act_in(env), parameters)
         return jax.vmap(lambda key, task: guided.demonstrate(env, one, key, task, NOISE[name], _horizon(cfg)))(
             keys, tasks
         )

@@ -21,11 +21,11 @@ def make(runs: figure.Runs) -> list[figure.Made]:
 
 
 def examples(runs: figure.Runs, cfg, summary) -> figure.Made:
-    """beta along fresh expert trajectories, for the metacontroller with the median F1."""
+    """beta along held-out expert trajectories, for the metacontroller with the median F1."""
     base, controller, _ = discover.load(cfg, runs.folder("meta"))
     row = int(np.argsort(summary["f1_tol1"])[len(summary["f1_tol1"]) // 2])
     one = [jax.tree.map(lambda x, t=tree: x[row % jax.tree.leaves(t)[0].shape[0]], tree) for tree in (controller, base)]
-    shown = report.switch_examples(cfg, *one)
+    shown = report.switch_examples(cfg, runs.folder("meta"), *one)
     names = [chr(ord("A") + g) for g in range(build.subgoals(cfg))]
     stamp = figure.stamp(
         cfg, f"metacontroller {row} of {cfg.discover.rows}", f"{cfg.discover.steps:,} x {cfg.discover.batch}"
@@ -36,7 +36,7 @@ def examples(runs: figure.Runs, cfg, summary) -> figure.Made:
         for t in range(int(example["alive"].sum()))
     ]
     caption = (
-        "As Fig. 6 and A3: beta along fresh expert trajectories of the metacontroller with the median F1; shaded: "
+        "As Fig. 6 and A3: beta along held-out expert trajectories of the metacontroller with the median F1; shaded: "
         "the true subgoal, which it never saw."
     )
     return figure.Made(

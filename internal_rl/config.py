@@ -235,7 +235,7 @@ class AntExpertConfig(TrainConfig):
     clip: float = 0.2
     discount: float = 0.97
     gae_decay: float = 0.95
-    value_coef: float = 0.5
+    value_coef: float = 0.02
     entropy_coef: float = 1e-3
     width: int = 128
 

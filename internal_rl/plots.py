@@ -119,6 +119,7 @@ def success_curves(
     ceiling: float | None,
     scale: str = "linear",
     *,
+    highest: str = "solvable layouts",
     resolution: float | None = None,
     stamp: str = "",
 ) -> Figure:
@@ -128,8 +129,9 @@ def success_curves(
 
     Args:
       curves: name -> ``episodes`` [N], increasing, and ``success`` [N, S] in [0, 1]; non-finite values are left out.
-      ceiling: solvable share of the layouts, a dashed line; None for no line.
+      ceiling: highest success there can be, a dashed line; None for no line.
       scale: ``linear`` or ``log``, of the y-axis.
+      highest: what the ceiling is.
       resolution: smallest non-zero success a point can show, one over the episodes it was measured on. By default, one
         over the smallest spacing of ``episodes``, right when each point averages the episodes since the one before.
       stamp: footer, the run's provenance in a line.
@@ -147,7 +149,7 @@ def success_curves(
     for i, (name, (episodes, success_NS)) in enumerate(curves.items()):
         band(axes, episodes, success_NS, LINES[i % len(LINES)], name, floor, MARKS[i % len(MARKS)])
     if ceiling is not None:
-        axes.axhline(ceiling, color=INK, lw=1.1, ls="--", label=f"solvable layouts {ceiling:.2f}")
+        axes.axhline(ceiling, color=INK, lw=1.1, ls="--", label=f"{highest} {ceiling:.2f}")
     if scale == "linear":
         axes.set_ylim(-0.02, 1.02)
     axes.set(xlabel="episodes seen", ylabel="success rate")

@@ -70,12 +70,13 @@ def write(
 def headline(results: Mapping[str, Any]) -> str:
     """The result in one or two sentences, from the measured numbers alone."""
     internal, raw = _stat(results, "internal_rl.final_success"), _stat(results, "raw_rl.final_success")
-    ceiling = _stat(results, "solvable_share")
+    ceiling = _stat(results, "ceiling")
     if internal is None:
         return "This run has not reached internal RL yet."
     text = f"Internal RL solves {_percent(internal.median)} of the post-training episodes"
     if ceiling and ceiling.median > 0:
-        text += f", {_percent(internal.median / ceiling.median)} of what is solvable"
+        name = "what is solvable" if _ceiling_name(results) == "solvable" else "the expert's"
+        text += f", {_percent(internal.median / ceiling.median)} of {name}"
     if raw is None:
         return text + "."
     return f"{text}; raw-action RL with as many episodes solves {_percent(raw.median)}."
@@ -85,38 +86,51 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     """The table of results with targets and verdicts.
 
     Args:
-      results: ``base_nll``, ``bayes_nll``, ``goal_known_nll`` (nats per step), ``bayes_gap``, ``solvable_share`` (of
-        post-training layouts), ``solvable_share_pretrain``,
-        ``ground_truth_control.success``, ``alignment_f1_tol1``, ``{internal_rl,raw_rl}.{initial,final}_success``. Each
-        is a number or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
+      results: ``base_nll`` (nats per step), ``solvable_share`` (of post-training layouts), ``solvable_share_pretrain``,
+        ``ceiling`` (what success is measured against), ``ground_truth_control.success``, ``alignment_f1_tol1``,
+        ``{internal_rl,raw_rl}.{initial,final}_success``; on the grid ``bayes_nll``, ``goal_known_nll`` and
+        ``bayes_gap``; for a body with physics ``expert.{pretrain,post}`` (success) and ``blind_nll``. Each is a number
+        or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """
-    ceiling = _value(results, "solvable_share")
+    ceiling, of = _value(results, "ceiling"), _ceiling_name(results)
     internal = _value(results, "internal_rl.final_success")
-    plain = [
-        ("Base model, NLL (nats per step)", "base_nll"),
-        ("Bayes reference, NLL", "bayes_nll"),
-        ("Goal-known reference, NLL", "goal_known_nll"),
+    lines = _body_rows(results) if _value(results, "expert.post") is not None else _grid_rows(results)
+    lines += [
         ("Solvable pretraining layouts", "solvable_share_pretrain"),
         ("Solvable post-training layouts", "solvable_share"),
-    ]
-    judged = [
         (
-            "Ground-truth controllers, success",
-            "ground_truth_control.success",
-            ">=",
-            _scaled(ceiling, 0.7),
-            "0.7 of solvable",
+            "Ground-truth controllers, success", "ground_truth_control.success", ">=", _scaled(ceiling, 0.7),
+            f"0.7 of {of}",
         ),
         ("Switches against subgoal changes, F1 (tolerance 1)", "alignment_f1_tol1", ">=", 0.8),
         ("Internal RL, success before", "internal_rl.initial_success"),
-        ("Internal RL, success after", "internal_rl.final_success", ">=", _scaled(ceiling, 0.6), "0.6 of solvable"),
+        ("Internal RL, success after", "internal_rl.final_success", ">=", _scaled(ceiling, 0.6), f"0.6 of {of}"),
         ("Raw-action RL, success before", "raw_rl.initial_success"),
         ("Raw-action RL, success after", "raw_rl.final_success", "<", _scaled(internal, 0.25), "1/4 of internal RL"),
+    ]  # fmt: skip
+    return [_row(label, _stat(results, name), *target) for label, name, *target in lines]
+
+
+def _grid_rows(results: Mapping[str, Any]) -> list[tuple]:
+    return [
+        ("Base model, NLL (nats per step)", "base_nll"),
+        ("Bayes reference, NLL", "bayes_nll"),
+        ("Goal-known reference, NLL", "goal_known_nll"),
+        ("Base model's share of the way from Bayes to uniform", "bayes_gap", "<=", 0.05),
     ]
-    lines = [_row(label, _stat(results, name), *target) for label, name, *target in plain + judged]
-    gap = _row("Base model's share of the way from Bayes to uniform", _stat(results, "bayes_gap"), "<=", 0.05)
-    lines.insert(3, gap)
-    return lines
+
+
+def _body_rows(results: Mapping[str, Any]) -> list[tuple]:
+    return [
+        ("Expert, success on pretraining tasks", "expert.pretrain", ">=", 0.8, "the paper's expert"),
+        ("Expert, success on the post-training task", "expert.post", ">=", 0.7, "the paper's expert"),
+        ("Model without memory, NLL (nats per step)", "blind_nll"),
+        ("Base model, NLL", "base_nll", "<", _value(results, "blind_nll"), "without memory"),
+    ]
+
+
+def _ceiling_name(results: Mapping[str, Any]) -> str:
+    return "solvable" if _value(results, "expert.post") is None else "expert"
 
 
 def table(results: Mapping[str, Any]) -> str:

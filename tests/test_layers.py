@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small_world
 from flax import nnx
+from jax.test_util import check_grads
 
 from internal_rl.models import layers
 
@@ -129,6 +130,18 @@ def test_rg_lru_equals_a_slow_recurrence(x_TD):
             h[rows] = a * h[rows] + np.sqrt(1 - a**2) * (inward * x)
         np.testing.assert_allclose(got[t], h, atol=1e-5)
     np.testing.assert_array_equal(end, got[-1])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_gradients_of_the_rg_lru_in_double_precision(monkeypatch, backend, x_TD):
+    """Backpropagation through time against differences, for inputs, state and all parameters."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    with jax.enable_x64():
+        definition, params = nnx.split(small_world.module(rg_lru))
+        run = jax.jit(lambda params, *inputs: nnx.merge(definition, params)(*inputs)[0])
+        inputs = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, x_TD, jnp.linspace(-1.0, 1.0, WIDTH)))
+        assert run(*inputs).dtype == jnp.float64
+        check_grads(run, inputs, order=1, modes=("fwd", "rev"), atol=1e-7, rtol=1e-7, eps=1e-5)
 
 
 def test_rg_lru_starts_with_long_memory():

@@ -1,11 +1,8 @@
 """PPO: advantages against their definition, running moments, and a game with a known optimum."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx, struct
 
@@ -98,21 +95,16 @@ def slope(horizon):
 def test_it_learns_a_game_whose_reward_comes_late():
     """The error left at the end falls from that of a random walk to a few hundredths."""
     cfg = AntExpertConfig(
-        batch=64, unroll=12, epochs=4, minibatches=4, lr=3e-3, weight_decay=0.0, discount=0.99, width=32,
-        entropy_coef=0.0,
+        steps=80, batch=64, unroll=12, epochs=4, minibatches=4, lr=3e-3, schedule="cosine", weight_decay=0.0,
+        discount=0.99, width=32, entropy_coef=0.0,
     )  # fmt: skip
-    updates = 80
-    rate = optax.cosine_decay_schedule(cfg.lr, updates * cfg.epochs * cfg.minibatches)
-    game, tx = slope(3), optax.adam(rate)
+    game, tx = slope(3), ppo.optimiser(cfg)
     net_def, init = build.functional(lambda rngs: ActorCritic(3, 1, cfg.width, rngs))
     state = ppo.init(init(jax.random.key(0)), tx, jax.random.key(1), game, cfg.batch)
     update = ppo.update_of(game, lambda params: nnx.merge(net_def, params), cfg, tx)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def train(state, updates):
-        return jax.lax.scan(lambda state, _: update(state, None), state, length=updates)
-
-    state, metrics = train(state, updates)
+    train = jax.jit(lambda state: jax.lax.scan(lambda state, _: update(state, None), state, length=cfg.steps))
+    state, metrics = train(state)
     error = np.asarray(metrics["error"] / np.maximum(metrics["distance"], 1))
     assert error[0] > 0.8
     assert error[-10:].mean() < 0.1, error[::10]

@@ -15,6 +15,7 @@ RESULTS = {
     "goal_known_nll": 0.0,
     "bayes_gap": {"median": 0.03, "q25": 0.02, "q75": 0.04},
     "solvable_share": 0.9,
+    "ceiling": 0.9,
     "solvable_share_pretrain": 0.99,
     "ground_truth_control": {"success": {"median": 0.65, "q25": 0.6, "q75": 0.7}},
     "alignment_f1_tol1": {"median": 0.9, "q25": 0.85, "q75": 0.95},
@@ -81,7 +82,7 @@ def test_equal_failure_is_no_success():
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_missing_numbers_get_no_verdict(value):
     assert verdicts(changed("alignment_f1_tol1", value))[F1] == "not measured"
-    assert verdicts(changed("solvable_share", value))[CONTROL] == "not measured"
+    assert verdicts(changed("ceiling", value))[CONTROL] == "not measured"
     assert verdicts(changed("internal_rl.final_success", value))[RAW] == "not measured"
     assert set(verdicts({}).values()) == {"not measured"}
 

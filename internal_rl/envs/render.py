@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -107,13 +107,31 @@ def frame(
       ValueError: if a cell lies outside the grid or ``scale`` is below 16.
     """
     _check_cells(size, colour_cells, wall_cells, [agent_cell, *trail])
+    shown = caption or Caption()
+
+    def draw(pen: Pen) -> None:
+        pen.cells(wall_cells)
+        # Behind the colours, whose numbers stay readable.
+        pen.path([pen.centre(cell) for cell in [*trail, agent_cell]])
+        pen.colours(colour_cells, visited, agent_cell, shown.target)
+        pen.agent(pen.centre(agent_cell), shown.switched)
+
+    return picture(size, draw, caption, scale)
+
+
+def picture(size: int, draw: Callable[[Pen], None], caption: Caption | None, scale: int) -> np.ndarray:
+    """What ``draw`` draws on a grid, uint8 [H, W, 3], and the strip under it.
+
+    Raises:
+      ValueError: if ``scale`` is below 16.
+    """
     if scale < 16:
         raise ValueError(f"scale is {scale}; expected at least 16 pixels per cell.")
     side = size * scale + 2 * (scale // 4)
     height = side + (scale if caption else 0)
     image = Image.new("RGB", (side * _OVER, height * _OVER), _PAPER)
-    pen = _Pen(ImageDraw.Draw(image), size, scale * _OVER, scale // 4 * _OVER)
-    pen.grid(colour_cells, wall_cells, [*trail, agent_cell], visited, caption or Caption())
+    pen = Pen(ImageDraw.Draw(image), size, scale * _OVER, scale // 4 * _OVER)
+    draw(pen)
     if caption:
         pen.caption(caption, side * _OVER)
     return np.asarray(image.resize((side, height), Image.Resampling.BOX))
@@ -171,7 +189,7 @@ def _font(pixels: int) -> ImageFont.ImageFont:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pen:
+class Pen:
     """Draws in enlarged pixels: ``cell`` per cell, ``margin`` around the grid."""
 
     draw: ImageDraw.ImageDraw
@@ -180,6 +198,7 @@ class _Pen:
     margin: int
 
     def centre(self, cell: int) -> tuple[float, float]:
+        """The middle of a cell."""
         row, column = divmod(int(cell), self.size)
         half = self.margin + self.cell / 2
         return half + column * self.cell, half + row * self.cell
@@ -191,21 +210,14 @@ class _Pen:
         line = _INK if outline else None
         self.draw.rounded_rectangle((x - r, y - r, x + r, y + r), self.cell * 0.14, fill, line, int(self.cell * 0.05))
 
-    def grid(
-        self, colours: np.ndarray, walls: np.ndarray, path: Sequence[int], visited: Sequence[int], caption: Caption
-    ) -> None:
-        """Everything but the strip; the agent is at the end of its path."""
-        self.cells(walls)
-        self.path(path)  # behind the colours, whose numbers stay readable
-        self.colours(colours, visited, path[-1], caption.target)
-        self.agent(path[-1], caption.switched)
-
     def cells(self, wall_cells: np.ndarray) -> None:
+        """All cells, the walls among them darker."""
         walls = {int(cell) for cell in wall_cells}
         for cell in range(self.size**2):
             self.tile(cell, _WALL if cell in walls else _CELL)
 
     def colours(self, colour_cells: np.ndarray, visited: Sequence[int], agent_cell: int, target: int | None) -> None:
+        """The coloured cells with their numbers; a tick on those visited, a frame around the target."""
         for c, cell in enumerate(colour_cells):
             fill = PALETTE[c % len(PALETTE)]
             self.tile(cell, fill, outline=c == target)
@@ -218,27 +230,36 @@ class _Pen:
                 self.tick(x + self.cell * 0.3, y - self.cell * 0.3, _on(fill))
 
     def tick(self, x: float, y: float, fill: str) -> None:
+        """A tick mark."""
         u = self.cell * 0.09
         self.draw.line([(x - u, y), (x - u * 0.2, y + u * 0.8), (x + u, y - u)], fill, int(self.cell * 0.05), "curve")
 
     def label(self, x: float, y: float, string: str, height: float, fill: str, anchor: str = "mm") -> None:
+        """Text of a height given in cells."""
         self.draw.text((x, y), string, fill, _font(max(int(self.cell * height), 1)), anchor=anchor)
 
-    def path(self, cells: Sequence[int]) -> None:
+    def path(self, points: Sequence[tuple[float, float]]) -> None:
         """The last 12 moves, each older one paler and thinner."""
-        moves = [(a, b) for a, b in zip(cells, cells[1:], strict=False) if int(a) != int(b)][-12:]
+        moves = [(a, b) for a, b in zip(points, points[1:], strict=False) if a != b][-12:]
         for age, (a, b) in enumerate(reversed(moves)):
             fade = 0.75 * (1 - age / 12)
             colour = tuple(round(255 - fade * (255 - channel)) for channel in _rgb(AGENT))
-            width = max(int(self.cell * 0.09 * (0.4 + 0.6 * (1 - age / 12))), 1)
-            self.draw.line([self.centre(a), self.centre(b)], colour, width)
-            x, y = self.centre(a)  # round joints
-            self.draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=colour)
+            self.stroke(a, b, self.cell * 0.09 * (0.4 + 0.6 * (1 - age / 12)), colour)
 
-    def agent(self, cell: int, switched: bool) -> None:
-        x, y = self.centre(cell)
-        for radius, fill in ((0.27, _SWITCH if switched else _PAPER), (0.22, AGENT)):
-            r = radius * self.cell
+    def stroke(
+        self, a: tuple[float, float], b: tuple[float, float], width: float, fill: str | tuple[int, ...] = AGENT
+    ) -> None:
+        """A line with round ends."""
+        width = max(int(width), 1)
+        self.draw.line([a, b], fill, width)
+        for x, y in (a, b):
+            self.draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=fill)
+
+    def agent(self, at: tuple[float, float], switched: bool, radius: float = 0.22) -> None:
+        """A disc, with a ring in the switch's colour at the step that writes the code."""
+        x, y = at
+        for r, fill in ((radius + 0.05, _SWITCH if switched else _PAPER), (radius, AGENT)):
+            r *= self.cell
             self.draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
     def caption(self, caption: Caption, side: int) -> None:

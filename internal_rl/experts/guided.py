@@ -96,3 +96,31 @@ def demonstrate(env: Ant, act: Act, key: jax.Array, task: jax.Array, noise: floa
     return Demonstration(
         jnp.concatenate([obs, env.observe(end.state)[None]]), action, target, alive, jnp.any(reward > 0)
     )
+
+
+def measure(env: Ant, act: Act, key: jax.Array, episodes: int) -> dict[str, jax.Array]:
+    """Whole episodes with mean actions on fresh layouts.
+
+    ``success`` is the share of all layouts, ``of_solvable`` of those that can be solved, ``solvable`` their share,
+    ``length`` the mean number of steps of a success, ``broken`` the number of episodes whose physics diverged.
+    """
+
+    def one(key):
+        start = begin(env, key)
+
+        def step(guided, _):
+            after = guided.replace(state=env.step(guided.state, act(guided, jnp.zeros(env.actions))))
+            return after, after.state.reward
+
+        end, reward = jax.lax.scan(step, start, length=env.horizon)
+        return jnp.sum(reward), ~start.done, end.state
+
+    success, solvable, end = jax.vmap(one)(jax.random.split(key, episodes))
+    solved = jnp.sum(success)
+    return {
+        "success": jnp.mean(success),
+        "of_solvable": solved / jnp.maximum(jnp.sum(solvable), 1),
+        "solvable": jnp.mean(solvable),
+        "length": jnp.sum(success * end.t) / jnp.maximum(solved, 1),
+        "broken": jnp.sum(end.broken, dtype=jnp.float32),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import optax
 from flax import struct
 
 from internal_rl.config import AntExpertConfig
+from internal_rl.learning import updates
 from internal_rl.learning.losses import masked_mean
 from internal_rl.learning.updates import Metrics
 from internal_rl.models.heads import gaussian_log_prob
@@ -81,6 +83,11 @@ class Steps:
     alive: jax.Array
 
 
+def optimiser(cfg: AntExpertConfig) -> optax.GradientTransformation:
+    """The stage's optimiser, whose schedule lasts for every step of every update."""
+    return updates.optimiser(dataclasses.replace(cfg, steps=cfg.steps * cfg.epochs * cfg.minibatches))
+
+
 def init(params: Any, tx: optax.GradientTransformation, key: jax.Array, game: Game, batch: int) -> PPOState:
     """The state before the first update; every episode still has to begin."""
     games = jax.vmap(game.reset)(jax.random.split(jax.random.fold_in(key, 0), batch))
@@ -139,7 +146,7 @@ def update_of(
       game: what is played.
       net_of: ``params -> (obs -> (mean, log_std, value))``.
       cfg: sizes and coefficients.
-      tx: the optimiser.
+      tx: the optimiser, :func:`optimiser`.
     """
 
     def loss(params, part):
@@ -173,8 +180,8 @@ def update_of(
         def descend(carry, rows):
             params, opt_state = carry
             (_, error), grads = jax.value_and_grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[rows], flat))
-            updates, opt_state = tx.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), (error, optax.tree.norm(grads))
+            change, opt_state = tx.update(grads, opt_state, params)
+            return (optax.apply_updates(params, change), opt_state), (error, optax.tree.norm(grads))
 
         count = cfg.unroll * cfg.batch
         orders = [jax.random.permutation(jax.random.fold_in(order_key, i), count) for i in range(cfg.epochs)]

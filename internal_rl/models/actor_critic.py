@@ -8,6 +8,9 @@ from flax import nnx
 
 from internal_rl.models.layers import linear
 
+LOG_STD = -1.0
+"""At the start. Wider noise makes an ant fall whatever its policy does."""
+
 
 class ActorCritic(nnx.Module):
     """Gaussian policy with a state-independent spread, and a value function; two hidden layers of ``width`` each."""
@@ -19,7 +22,7 @@ class ActorCritic(nnx.Module):
             return nnx.List([*hidden, linear(width, outputs, scale, rngs)])
 
         self.policy, self.critic = body(actions, 0.01), body(1, 1.0)
-        self.log_std = nnx.Param(jnp.full(actions, -0.5))
+        self.log_std = nnx.Param(jnp.full(actions, LOG_STD))
 
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Mean and log standard deviation of the action, [actions] each, and the value of a normalised observation."""

@@ -101,7 +101,7 @@ class Attention(nnx.Module):
 
 
 def linear_recurrence(a_TW: jax.Array, b_TW: jax.Array, h_W: jax.Array) -> jax.Array:
-    """``h_t = a_t * h_{t-1} + b_t`` for all t, [T, W], in float32.
+    """``h_t = a_t * h_{t-1} + b_t`` for all t, [T, W].
 
     A sequential scan on CPU, where an associative scan compiles for seconds and runs slower; associative elsewhere.
     """
@@ -127,8 +127,8 @@ class RGLRU(nnx.Module):
         self.decay = nnx.Param(jnp.log(jnp.expm1(-jnp.log(decay) / 8.0)))
 
     def __call__(self, x_TW, h_W):
-        """[T, W] to all states [T, W] and the last, [W]; float32."""
-        x = x_TW.astype(jnp.float32)
+        """[T, W] to all states [T, W] and the last, [W]; at least float32."""
+        x = x_TW.astype(jnp.promote_types(x_TW.dtype, jnp.float32))
         x_HTK = jnp.moveaxis(x.reshape(x.shape[0], self.heads, -1), 1, 0)
         gates = jax.nn.sigmoid(x_HTK @ self.gates[...] + self.gate_bias[...])
         recurrent, inward = (jnp.moveaxis(g, 0, 1).reshape(x.shape) for g in jnp.split(gates, 2, axis=-1))
