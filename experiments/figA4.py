@@ -1,70 +1,133 @@
-"""Fig. A4 on the grid: a code collected at one visit makes the agent visit the same colour elsewhere.
+"""Fig. A4: a code collected at one visit makes the agent visit the same colour elsewhere.
 
 python -m experiments.figures --config=configs/gridworld.py:tiny --workdir=runs/figures-tiny --only=figA4
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common, discover, figure
+from experiments import common, discover, expert_data, figure
 from internal_rl import build, charts
 from internal_rl.analysis import injection
 from internal_rl.analysis.statistics import median_difference, quartiles
 from internal_rl.config import Config
 from internal_rl.page import Claim, judge
 
-COLLECTED, INJECTED = 4096, 128
-"""Episodes per metacontroller under the prior, and per task with an injected code."""
-KINDS = ("at the start", "after a subgoal, seen in training", "after a subgoal, never seen in training")
+KINDS = (
+    "at the start", "after a subgoal, seen in training", "after a subgoal, never seen in training",
+    "on the way to another subgoal",
+)  # fmt: skip
+LABELS = ("start", "seen", "never seen", "on the way")
 
 
-def kind(cfg: Config, task: tuple[int, ...]) -> str:
-    """Where a leg stands: at the start, or after a colour that it follows in pretraining or never does."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is played."""
+
+    collected: int
+    """Episodes per metacontroller under the prior."""
+    injected: int
+    """Episodes per leg."""
+    interrupted: int
+    """Steps after which an expert on its way to another colour is interrupted."""
+
+
+GRID, BODY = Size(4096, 128, 2), Size(512, 32, 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leg:
+    """Where a code is to lead: a task, and the colour that the expert heads for before it is interrupted, if it is."""
+
+    kind: str
+    task: tuple[int, ...]
+    towards: int = -1
+
+
+def size(cfg: Config) -> Size:
+    """For the grid, or for a body with physics, whose episodes are long."""
+    return GRID if cfg.env.body == "point" else BODY
+
+
+def legs(cfg: Config) -> list[Leg]:
+    """All legs: from the start, after every other colour, and interrupted on the way to every other colour."""
     seen = {pair for one in cfg.env.pretrain_tasks for pair in itertools.pairwise(one)}
-    return KINDS[0] if len(task) == 1 else KINDS[1] if task in seen else KINDS[2]
+    tasks = injection.leg_tasks(cfg.env.colours)
+    single, pairs = tasks[: cfg.env.colours], tasks[cfg.env.colours :]
+    return [
+        *(Leg(KINDS[0], task) for task in single),
+        *(Leg(KINDS[1 if task in seen else 2], task) for task in pairs),
+        *(Leg(KINDS[3], task[1:], task[0]) for task in pairs),
+    ]
 
 
-def measure(cfg: Config, base: Any, controller: Any, key: jax.Array) -> dict[str, jax.Array]:
+def leader(cfg: Config, folder: Path, env: Any) -> injection.Leader:
+    """The expert that leads to where a code is injected."""
+    if cfg.env.body == "point":
+        return injection.grid_leader(env)
+    from internal_rl.experts import guided  # imports MuJoCo
+
+    parameters, act_in, _ = expert_data.expert(cfg, folder)
+
+    def begin(key, task):
+        episode = guided.begin(env, key, task)
+        return episode.state, episode.choices
+
+    def act(state, plan):
+        return act_in(env)(parameters, guided.Guided(state, plan), jnp.zeros(env.actions))
+
+    return injection.Leader(begin, act)
+
+
+def measure(cfg: Config, folder: Path, base: Any, controller: Any, key: jax.Array) -> dict[str, jax.Array]:
     """Success of every leg with a code collected at a visit of its colour, with one of another colour, and without.
 
     Returns:
-      ``with``, ``other``, ``without`` float32 [tasks], and ``collected`` int32 [O], the size of the bank.
+      ``with``, ``other``, ``without`` float32 [legs], and ``collected`` int32 [O], the size of the bank.
     """
-    env = injection.leg_env(cfg.env)
+    env, sizes = build.env_over(cfg, injection.leg_tasks(cfg.env.colours)), size(cfg)
     latent = build.latent_env(cfg, base, controller).replace(env=env)
-    collect_key, pick_key, play_key = jax.random.split(key, 3)
-    visits = jax.vmap(lambda k: injection.collect(latent, k))(jax.random.split(collect_key, COLLECTED))
+    lead = leader(cfg, folder, env)
+    collect_key, play_key = jax.random.split(key)
+    visits = jax.vmap(lambda k: injection.collect(latent, k))(jax.random.split(collect_key, sizes.collected))
     counts = jnp.sum(visits.colour[:, None] == jnp.arange(env.colours), axis=0)
     model_def, _ = build.base_model(cfg)
     steer = build.steer(cfg, controller)
 
-    def leg(task, source, key):
+    def episode(task, towards, source, key):
         """One episode under a code collected at a visit of ``source``; -1: under none."""
         pick, play = jax.random.split(key)
         weight = (visits.colour == source).astype(jnp.float32)
         code = visits.code[jax.random.categorical(pick, jnp.log(weight))]
         control = lambda e_TD: jnp.where(source < 0, e_TD, steer(e_TD, code))  # noqa: E731
-        reward, injected = injection.inject(env, model_def, base, cfg.model.layer, control, task, play)
+        steps = jnp.where(towards >= 0, sizes.interrupted, 0)
+        reward, injected = injection.inject(
+            env, lead, model_def, base, cfg.model.layer, control, task, play, towards, steps
+        )
         return jnp.where(injected >= 0, reward, 0.0), injected >= 0
 
-    def rate(task, source, key):
-        reward, counted = jax.vmap(lambda k: leg(task, source, k))(jax.random.split(key, INJECTED))
+    def rate(task, towards, source, key):
+        reward, counted = jax.vmap(lambda k: episode(task, towards, source, k))(jax.random.split(key, sizes.injected))
         return jnp.sum(reward) / jnp.maximum(jnp.sum(counted), 1)
 
-    tasks = jnp.arange(len(env.tasks))
-    goal = jnp.array([task[-1] for task in env.tasks])
+    cases = legs(cfg)
+    tasks = jnp.array([env.tasks.index(leg.task) for leg in cases])
+    towards = jnp.array([leg.towards for leg in cases])
+    goal = jnp.array([leg.task[-1] for leg in cases])
     sources = {"with": goal, "other": (goal + 1) % env.colours, "without": jnp.full_like(goal, -1)}
-    keys = jax.random.split(play_key, len(env.tasks))
-    del pick_key
-    # One task after the other: the episodes of one fill the machine.
+    keys = jax.random.split(play_key, len(cases))
+    # One leg after the other: the episodes of one fill the machine.
     return {"collected": counts} | {
-        name: jax.lax.map(lambda inputs: rate(*inputs), (tasks, source, keys)) for name, source in sources.items()
+        name: jax.lax.map(lambda inputs: rate(*inputs), (tasks, towards, source, keys))
+        for name, source in sources.items()
     }
 
 
@@ -76,12 +139,13 @@ def make(runs: figure.Runs) -> list[figure.Made]:
     def compute():
         bases, axis = build.spread(base, cfg.discover.rows)
         keys = common.row_keys(cfg, cfg.discover, "figA4")
-        found = jax.jit(jax.vmap(lambda b, p, k: measure(cfg, b, p, k), (axis, 0, 0)))(bases, controller, keys)
+        one = lambda b, p, k: measure(cfg, folder, b, p, k)  # noqa: E731
+        found = jax.jit(jax.vmap(one, (axis, 0, 0)))(bases, controller, keys)
         return {name: np.asarray(values).tolist() for name, values in found.items()}
 
     found = common.cached(folder / "injection.json", digests["discover"], compute)
-    tasks = injection.leg_env(cfg.env).tasks
-    member = {name: [i for i, task in enumerate(tasks) if kind(cfg, task) == name] for name in KINDS}
+    cases, sizes = legs(cfg), size(cfg)
+    member = {name: [i for i, leg in enumerate(cases) if leg.kind == name] for name in KINDS}
     names = {"with": "its code", "other": "another colour's code", "without": "no code"}
     by_kind = {
         source: {
@@ -89,7 +153,7 @@ def make(runs: figure.Runs) -> list[figure.Made]:
         }
         for source in names
     }
-    labels = ["start", "seen", "never seen"][: len(by_kind["with"])]
+    labels = [LABELS[KINDS.index(name)] for name in by_kind["with"]]
     curves = {names[source]: (labels, list(by_kind[source].values())) for source in names}
     claims = []
     for name in by_kind["with"]:
@@ -101,19 +165,20 @@ def make(runs: figure.Runs) -> list[figure.Made]:
                   judge(low > 0.1))
         )  # fmt: skip
     data = [
-        {"metacontroller": s, "task": "-".join(map(str, task)), "kind": kind(cfg, task)}
+        {"metacontroller": s, "task": "-".join(map(str, leg.task)), "towards": leg.towards, "kind": leg.kind}
         | {name: found[name][s][i] for name in names}
-        for s in range(cfg.discover.rows) for i, task in enumerate(tasks)
+        for s in range(cfg.discover.rows) for i, leg in enumerate(cases)
     ]  # fmt: skip
     panel = charts.Panel(
         "", curves, "where the leg stands", "leg ends at the code's colour", {"chance": 1 / cfg.env.colours}, (0, 1.02)
     )
     stamp = figure.stamp(
-        cfg, f"{cfg.discover.rows} metacontrollers", f"{COLLECTED:,} collected, {INJECTED} legs per task"
+        cfg, f"{cfg.discover.rows} metacontrollers", f"{sizes.collected:,} collected, {sizes.injected} episodes a leg"
     )
     caption = (
-        "As Fig. A4, on the grid: codes drawn from the prior are kept when a colour is visited under them. In a new "
-        "layout the expert leads the base model through at most one colour, then one kept code is held. Success: "
+        "As Fig. A4: codes drawn from the prior are kept when a colour is visited under them. In a new layout the "
+        "expert leads the base model through at most one colour, or "
+        f"{sizes.interrupted} steps towards another one, then one kept code is held. Success: "
         "the next colour visited is the one it was kept for. Beside it the same with a code kept for another "
         "colour, and with none. Median and quartiles over metacontrollers."
     )

@@ -32,7 +32,8 @@ def grid(cfg: Config, tasks: pinpad.Tasks) -> Gridworld:
     return gridworld.make(cfg.env, tasks)
 
 
-def _env(cfg: Config, tasks: pinpad.Tasks) -> Gridworld | Ant:
+def env_over(cfg: Config, tasks: pinpad.Tasks) -> Gridworld | Ant:
+    """The environment over a task table."""
     if cfg.env.body == "point":
         return grid(cfg, tasks)
     from internal_rl.envs import ant  # importing MuJoCo takes seconds, which gridworlds need not wait for
@@ -42,12 +43,12 @@ def _env(cfg: Config, tasks: pinpad.Tasks) -> Gridworld | Ant:
 
 def pretrain_env(cfg: Config) -> Gridworld | Ant:
     """The environment over the pretraining tasks."""
-    return _env(cfg, cfg.env.pretrain_tasks)
+    return env_over(cfg, cfg.env.pretrain_tasks)
 
 
 def post_env(cfg: Config) -> Gridworld | Ant:
     """The environment over the post-training tasks."""
-    return _env(cfg, cfg.env.post_tasks)
+    return env_over(cfg, cfg.env.post_tasks)
 
 
 def subgoals(cfg: Config) -> int:

@@ -15,15 +15,18 @@ from internal_rl.models import layers
 CFG = small_world.CONFIG
 
 
-def test_leg_env_has_every_colour_and_every_ordered_pair():
-    env = injection.leg_env(CFG.env)
-    assert env.tasks[: CFG.env.colours] == ((0,), (1,), (2,))
-    assert sorted(env.tasks[3:]) == [(a, b) for a in range(3) for b in range(3) if a != b]
+ENV = build.env_over(CFG, injection.leg_tasks(CFG.env.colours))
+LEADER = injection.grid_leader(ENV)
+
+
+def test_legs_are_every_colour_and_every_ordered_pair():
+    assert ENV.tasks[: CFG.env.colours] == ((0,), (1,), (2,))
+    assert sorted(ENV.tasks[3:]) == [(a, b) for a in range(3) for b in range(3) if a != b]
 
 
 @pytest.fixture(scope="module")
 def collected(world):
-    latent = build.latent_env(CFG, world.base, world.controller).replace(env=injection.leg_env(CFG.env))
+    latent = build.latent_env(CFG, world.base, world.controller).replace(env=ENV)
     keys = jax.random.split(jax.random.key(0), 64)
     return latent, keys, jax.jit(jax.vmap(lambda k: injection.collect(latent, k)))(keys)
 
@@ -73,14 +76,14 @@ def forced(action):
 
 def test_an_injected_controller_acts_only_after_the_expert_has_done_its_part():
     """Forced to the right: the second leg succeeds exactly where the first colour to the right is the task's last."""
-    env = injection.leg_env(CFG.env)
+    env = ENV
     definition, base, control = forced(3)
     task = env.tasks.index((0, 1))
 
     @jax.jit
     def play(key):
         reset_key, _ = jax.random.split(key)
-        reward, injected = injection.inject(env, definition, base, 0, control, jnp.int32(task), key)
+        reward, injected = injection.inject(env, LEADER, definition, base, 0, control, jnp.int32(task), key)
         return reward, injected, env.reset(reset_key, jnp.int32(task))
 
     results = []
@@ -98,10 +101,37 @@ def test_an_injected_controller_acts_only_after_the_expert_has_done_its_part():
 
 
 def test_without_control_the_base_model_is_by_itself():
-    env = injection.leg_env(CFG.env)
     definition, base, _ = forced(3)
-    play = jax.jit(lambda key: injection.inject(env, definition, base, 0, lambda e: e, jnp.int32(4), key))
-    none = jax.jit(lambda key: injection.inject(env, definition, base, 0, None, jnp.int32(4), key))
+    play = jax.jit(lambda key: injection.inject(ENV, LEADER, definition, base, 0, lambda e: e, jnp.int32(4), key))
+    none = jax.jit(lambda key: injection.inject(ENV, LEADER, definition, base, 0, None, jnp.int32(4), key))
     for seed in range(5):
         key = jax.random.key(seed)
         np.testing.assert_array_equal(none(key), play(key))
+
+
+def test_an_interrupted_expert_has_gone_towards_another_colour():
+    """A step towards colour 1, then forced to the right, for colour 0."""
+    definition, base, control = forced(3)
+
+    @jax.jit
+    def play(key):
+        reset_key, _ = jax.random.split(key)
+        outcome = injection.inject(ENV, LEADER, definition, base, 0, control, jnp.int32(0), key, jnp.int32(1), 1)
+        start, plan = LEADER.begin(reset_key, jnp.int32(0))
+        state = ENV.step(start, LEADER.act(start.replace(sequence=jnp.array([1, -1])), plan))
+        towards = jnp.sum(plan[:, 1, start.agent]) > 0
+        return outcome, state, towards
+
+    results = []
+    for seed in range(60):
+        (reward, injected), state, reachable = jax.device_get(play(jax.random.key(seed)))
+        if not reachable:
+            continue
+        assert (injected == -1) == bool(state.done) and injected in (-1, 1)
+        row, column = divmod(int(state.agent), ENV.size)
+        right = [row * ENV.size + c for c in range(column + 1, ENV.size)]
+        right = right[: next((i for i, cell in enumerate(right) if cell in state.walls), len(right))]
+        first = next((cell for cell in right if cell in state.colours), None)
+        assert reward == float(not state.done and first is not None and first == state.colours[0]), seed
+        results.append((bool(reward), int(injected)))
+    assert any(won for won, _ in results) and any(injected == -1 for _, injected in results)
