@@ -1,6 +1,6 @@
 # `make help` lists the targets. Variables: PRESET (tiny), PYTHON (python3, builds .venv), ARGS (more flags of a command),
 # PY (an interpreter that already has the packages; setting it skips .venv), JOBS (runs of a sweep at a time, 0: automatic),
-# SWEEP (figures; or FILE.py:NAME).
+# SWEEP (figures; or FILE.py:NAME), WORLD of the figures (gridworld; or ant).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,10 +15,11 @@ ANTDIR ?= runs/ant-$(PRESET)
 ANT_FLAGS = --config=configs/ant.py:$(PRESET) --workdir=$(ANTDIR) $(ARGS)
 
 FIGURES := fig03 fig04 figA2 fig06 fig07 fig08 figA4 figE2
-FIGDIR ?= runs/figures-$(PRESET)
+WORLD ?= gridworld
+FIGDIR ?= runs/figures-$(if $(filter gridworld,$(WORLD)),,$(WORLD)-)$(PRESET)
 JOBS ?= 0
 SWEEP ?= configs/sweeps.py:figures
-FIG_FLAGS = --config=configs/gridworld.py:$(PRESET) --workdir=$(FIGDIR) $(ARGS)
+FIG_FLAGS = --config=configs/$(WORLD).py:$(PRESET) --workdir=$(FIGDIR) $(ARGS)
 
 ifndef PY
 PY := .venv/bin/python
@@ -35,7 +36,7 @@ export PYTHONUNBUFFERED := 1
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  make FIGURE        One figure of the paper, with the runs it needs: $(FIGURES)"
-	@echo "  variables: PRESET=$(PRESET) PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) ARGS=\"--config.seed=1\" PY=<skip .venv>"
+	@echo "  variables: PRESET=$(PRESET) WORLD=$(WORLD) PYTHON=$(PYTHON) WORKDIR=$(WORKDIR) ARGS=\"--config.seed=1\" PY=<skip .venv>"
 
 install: $(INSTALLED)  ## Create .venv and install the package with its development tools
 

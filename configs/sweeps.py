@@ -32,13 +32,13 @@ class Scale:
     snapshots: tuple[int, ...]
     depths: tuple[int, ...]
     """Beside the preset's own, which is a point of every sweep; so are its weight decay, lambda and epsilon."""
-    weight_decays: tuple[float, ...]
-    obs_coefs: tuple[float, ...]
-    epsilons: tuple[float, ...]
     alphas: tuple[float, ...]
     lrs: tuple[float, ...]
     raw_lrs: tuple[float, ...]
-    moves: tuple[int, ...]
+    weight_decays: tuple[float, ...] = ()
+    obs_coefs: tuple[float, ...] = ()
+    epsilons: tuple[float, ...] = ()
+    moves: tuple[int, ...] = ()
     bases: int = 3
     metacontrollers: int = 2
     sweep_bases: int = 2
@@ -65,7 +65,7 @@ TINY = Scale(
     },
 )  # fmt: skip
 
-SCALES = {
+GRIDWORLD = {
     "paper": Scale(
         snapshots=(16_000, 32_000, 64_000, 128_000, 256_000),
         depths=(4, 8),
@@ -99,17 +99,48 @@ SCALES = {
         rate_seeds=1,
     ),
 }
+ANT = {
+    "paper": Scale(
+        snapshots=(204_800,),
+        depths=(4,),
+        alphas=(0.0, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0),
+        lrs=(3e-6, 1e-5, 3e-5, 1e-4, 3e-4),
+        raw_lrs=(3e-6, 1e-5, 3e-5, 1e-4, 3e-4),
+        rate_seeds=3,
+    ),
+    "tiny": Scale(
+        snapshots=(4000,),
+        depths=(2,),
+        alphas=(0.0, 0.1, 0.3),
+        lrs=(1e-3,),
+        raw_lrs=(3e-5,),
+        sweep_bases=1,
+        rate_seeds=1,
+    ),
+    "smoke": Scale(
+        snapshots=(4,),
+        depths=(1,),
+        alphas=(0.0, 0.1),
+        lrs=(1e-3,),
+        raw_lrs=(1e-3,),
+        bases=1,
+        sweep_bases=1,
+        rate_seeds=1,
+    ),
+}
+SCALES = {"gridworld": GRIDWORLD, "ant": ANT}
 
 
 def scale_of(config: c.Config) -> Scale:
     """The preset's scale.
 
     Raises:
-      ConfigError: for a preset without one.
+      ConfigError: for a configuration without one.
     """
-    if config.preset not in SCALES:
-        raise c.ConfigError(f"preset is {config.preset!r}; expected one of {', '.join(SCALES)} for a sweep.")
-    return SCALES[config.preset]
+    scales = SCALES.get(config.name, {})
+    if config.preset not in scales:
+        raise c.ConfigError(f"preset is {config.preset!r}; expected one of {', '.join(scales)} for a sweep.")
+    return scales[config.preset]
 
 
 def seeds(bases: int, models: int) -> dict[str, Any]:
@@ -125,9 +156,15 @@ def _base(config: c.Config) -> dict[str, Any]:
     return scale.overrides | shared
 
 
+def data(config: c.Config) -> tuple[list[Run], str]:
+    """What makes the expert data of a body with physics, and the parent of every run that starts from data alone."""
+    return ([], "") if config.env.body == "point" else ([Run("data", ("expert_data",), {})], "data")
+
+
 def base(config: c.Config) -> list[Run]:
     """The base models that all figures share."""
-    return [Run("base", ("pretrain",), _base(config))]
+    runs, parent = data(config)
+    return [*runs, Run("base", ("pretrain",), _base(config), parent)]
 
 
 def snapshots(config: c.Config) -> list[Run]:
@@ -147,7 +184,7 @@ def depths(config: c.Config) -> list[Run]:
             "model.depth": depth, "model.layer": min(config.model.layer, depth),
             "control.layers": tuple(range(depth + 1)),
         }  # fmt: skip
-        runs.append(Run(f"depth-{depth}", ("pretrain", "control"), chosen))
+        runs.append(Run(f"depth-{depth}", ("pretrain", "control"), chosen, data(config)[1]))
     return runs
 
 
@@ -184,10 +221,12 @@ def rate_distortion(config: c.Config) -> list[Run]:
         "reinforce.seeds": rows, "discover.gate": "gumbel", "discover.vary": (("alpha", scale.alphas),)
     }  # fmt: skip
     single = scale.overrides | seeds(1, 1)
+    runs, parent = data(config)
     return [
-        Run("rate-base", ("pretrain",), single),
+        *runs,
+        Run("rate-base", ("pretrain",), single, parent),
         Run("rate-frozen", ("discover",), chosen, "rate-base"),
-        Run("rate-cotrained", ("discover",), chosen | {"discover.base": "scratch"}),
+        Run("rate-cotrained", ("discover",), chosen | {"discover.base": "scratch"}, parent),
     ]
 
 
@@ -197,7 +236,7 @@ def success(config: c.Config) -> list[Run]:
     rl = {"reinforce.vary": (("lr", scale.lrs),)}
     runs += [
         Run("forced", ("discover",), shared | {"discover.gate": "forced"}, "base"),
-        Run("cotrained", ("discover",), shared | {"discover.base": "scratch"}),
+        Run("cotrained", ("discover",), shared | {"discover.base": "scratch"}, data(config)[1]),
         Run("compile", ("compile",), shared, "base"),
         Run("rl-internal", ("reinforce",), shared | rl, "meta"),
         Run("rl-forced", ("reinforce",), shared | rl | {"discover.gate": "forced"}, "forced"),
@@ -232,4 +271,12 @@ FIGURES: dict[str, Callable[[c.Config], list[Run]]] = {
     "figA4": metacontrollers,
     "figE2": action_sets,
 }
-SWEEPS = FIGURES | {"figures": union(*FIGURES.values())}
+ANT_FIGURES = ("fig04", "fig06", "fig07", "fig08", "figA4")
+
+
+def figures_of(config: c.Config) -> dict[str, Callable[[c.Config], list[Run]]]:
+    """The figures that there are of a configuration's environment."""
+    return FIGURES if config.env.body == "point" else {name: FIGURES[name] for name in ANT_FIGURES}
+
+
+SWEEPS = FIGURES | {"figures": lambda config: union(*figures_of(config).values())(config)}

@@ -86,13 +86,14 @@ def main(
             return
         if options.workdir is None:
             raise c.ConfigError("--workdir is missing; expected the folder of the run.")
-        if options.parent and not builds_on:
+        supplied = (*builds_on, *(EXPERT_FOLDERS if options.config.env.body != "point" else ()))
+        if options.parent and not supplied:
             raise c.ConfigError("--parent is given; expected only with a stage that builds on another.")
         if options.parent:
-            check_parent(options.parent, options.config, builds_on)
+            check_parent(options.parent, options.config, supplied)
         claim(options.workdir, options.config)
         if options.parent:
-            adopt(options.workdir, options.parent, (*builds_on, *EXPERT_FOLDERS))
+            adopt(options.workdir, options.parent, supplied)
         enable_compilation_cache()
         run(options.config, options.workdir)
 

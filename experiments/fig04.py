@@ -22,7 +22,7 @@ def by_depth(runs: figure.Runs) -> dict[int, str]:
 def make(runs: figure.Runs) -> list[figure.Made]:
     """Success on the post-training task against the controlled layer, for every depth."""
     found = by_depth(runs)
-    ceiling = figure.ceiling(runs, "base")
+    ceiling, highest = figure.ceiling(runs)
     curves, data, best = {}, [], {}
     for depth, name in found.items():
         summary = runs.summary(name, "control")
@@ -37,7 +37,7 @@ def make(runs: figure.Runs) -> list[figure.Made]:
             for layer in layers for i, value in enumerate(summary[str(layer)]["success"])
         ]  # fmt: skip
     ours = "; ".join(f"{depth} blocks: {value:.2f} at layer {layer}" for depth, (layer, value) in best.items())
-    ours += f"; solvable {ceiling:.2f}"
+    ours += f"; {highest} {ceiling:.2f}"
     cfg = runs.config(runs.names("at-")[-1])
     layer, value = best[cfg.model.depth]
     claims = [
@@ -51,7 +51,7 @@ def make(runs: figure.Runs) -> list[figure.Made]:
         curves,
         "controlled layer",
         "post-training success",
-        {"solvable layouts": ceiling},
+        {highest: ceiling},
         (0, 1.02),
     )
     stamp = figure.stamp(

@@ -48,7 +48,7 @@ def _success(summary) -> dict[int, list[float]]:
 
 def make(runs: figure.Runs) -> list[figure.Made]:
     """Success of ground-truth control at every layer against each of the four."""
-    found, ceiling = points(runs), figure.ceiling(runs, "base")
+    found, ceiling = points(runs), figure.ceiling(runs)[0]
     cfg = runs.config(runs.names("at-")[-1])
     layers = range(cfg.model.depth)
     panels, best = [], {}

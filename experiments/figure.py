@@ -101,7 +101,13 @@ def save(folder: Path, made: Made) -> None:
     common.write_json(folder / f"{name}.json", {"title": made.title, "caption": made.caption, "claims": claims})
 
 
-def ceiling(runs: Runs, name: str) -> float:
-    """Share of the post-training layouts that can be solved in time, from the pretraining of a run."""
-    path = runs.folder(name) / "solvable.json"
-    return json.loads(path.read_text(encoding="utf-8"))["result"]["post"]
+def ceiling(runs: Runs) -> tuple[float, str]:
+    """The highest success on the post-training task, and what has it.
+
+    On the grid the share of layouts that can be solved in time; for a body with physics the success of its expert.
+    """
+    if runs.config("base").env.body == "point":
+        path = runs.folder("base") / "solvable.json"
+        return json.loads(path.read_text(encoding="utf-8"))["result"]["post"], "solvable layouts"
+    path = runs.folder("data") / "expert.json"
+    return json.loads(path.read_text(encoding="utf-8"))["result"]["post"]["success"], "the expert"

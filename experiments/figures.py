@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.sweeps import FIGURES
+from configs.sweeps import figures_of
 from experiments import common, figure
 from internal_rl import checkpoints, page
 from internal_rl import config as c
@@ -59,14 +59,15 @@ def write_page(workdir: Path, cfg: c.Config) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--only", default=",".join(FIGURES))
+    parser.add_argument("--only", default="")
     own, flags = parser.parse_known_args(sys.argv[1:] if argv is None else argv[1:])
     with common.one_sentence():
         options = common.parse(["figures", *flags])
-        names = [name for name in own.only.split(",") if name]
+        known = figures_of(options.config)
+        names = [name for name in own.only.split(",") if name] or list(known)
         for name in names:
-            if name not in FIGURES:
-                raise c.ConfigError(f"--only has {name!r}; expected some of {', '.join(FIGURES)}.")
+            if name not in known:
+                raise c.ConfigError(f"--only has {name!r}; expected some of {', '.join(known)}.")
         if options.workdir is None or not (options.workdir / "manifest.json").exists():
             raise c.ConfigError(
                 f"--workdir is {options.workdir}; expected the folder of a sweep with its manifest.json."

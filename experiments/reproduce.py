@@ -37,11 +37,10 @@ def grid_base(cfg: Config, workdir: Path) -> dict[str, Any]:
 
 def body_base(cfg: Config, workdir: Path) -> dict[str, Any]:
     """Expert, data and pretraining of a body with physics, and a base model without memory to compare with."""
-    scores = expert_data.success(cfg, workdir)
+    scores = expert_data.run(cfg, workdir)
     for name, gate in expert_data.GATES.items():
         score = scores[name]["success"]
         _gate(score >= gate, f"the expert solves {score:.2f} of unseen layouts of the {name} tasks (>= {gate}).")
-    expert_data.run(cfg, workdir)
     base, other = pretrain.run(cfg, workdir), blind.run(cfg, workdir)
     nll, blind_nll = (quartiles(one["held_out_nll"]) for one in (base, other))
     _gate(

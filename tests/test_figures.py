@@ -157,7 +157,7 @@ def test_fig08_reports_the_best_learning_rate_of_each_learner(tmp_path):
     made = fig08.make(world.runs)
     assert verdicts(made) == ["agrees"] * 6
     chosen = {(row["learner"], row["lr"]) for row in made[0].data if row["chosen"]}
-    rates = sweeps.SCALES["smoke"].lrs
+    rates = sweeps.GRIDWORLD["smoke"].lrs
     assert ("internal RL", rates[1]) in chosen and ("internal RL", rates[0]) not in chosen
     assert max(row["success"] for row in made[0].data if row["learner"] == "internal RL") == 0.8
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from configs import sweeps
+from configs import ant, gridworld, sweeps
 from configs.gridworld import get_config
 from experiments import common, figures, sweep
 from internal_rl import config as c
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = f"--config={ROOT}/configs/gridworld.py:smoke"
+CONFIGS = {"gridworld": gridworld.get_config, "ant": ant.get_config}
 
 
 def job(folder, name, program, parent=""):
@@ -122,17 +123,20 @@ def test_bad_runs_are_refused_before_any_starts():
             resolve(*runs)
 
 
-@pytest.mark.parametrize("preset", sorted(sweeps.SCALES))
-def test_every_sweep_of_every_preset_resolves(preset):
+@pytest.mark.parametrize(
+    ("world", "preset"), [(world, preset) for world, scales in sweeps.SCALES.items() for preset in scales]
+)
+def test_every_sweep_of_every_preset_resolves(world, preset):
     """Overrides are valid, parents come first, and what a run builds on was made by the same configuration."""
-    flag = f"--config={ROOT}/configs/gridworld.py:{preset}"
-    config = c.from_dict(get_config(preset).to_dict())
+    flag = f"--config={ROOT}/configs/{world}.py:{preset}"
+    config = c.from_dict(CONFIGS[world](preset).to_dict())
     jobs = {one.name: one for one in sweep.jobs_of([flag], sweeps.SWEEPS["figures"](config), Path("folder"))}
     for one in jobs.values():
         if one.parent:
-            for section in ("env", "expert", "pretrain"):
+            made_there = () if one.parent == "data" else ("pretrain",)
+            for section in ("env", "expert", "data", *made_there):
                 assert getattr(one.config, section) == getattr(jobs[one.parent].config, section), one.name
-    for name, make in sweeps.FIGURES.items():
+    for name, make in sweeps.figures_of(config).items():
         assert {run.name for run in make(config)} <= jobs.keys(), name
 
 
