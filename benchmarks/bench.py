@@ -14,9 +14,9 @@ if __name__ == "__main__" and hasattr(os, "sched_setaffinity"):  # before jax st
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import dataclasses
+import functools
 import json
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks import ant
+from benchmarks.timing import Row, measure
 from configs import gridworld
 from experiments import expert_data, reinforce
 from internal_rl import build
@@ -32,32 +34,11 @@ from internal_rl.experts import shortest_path
 from internal_rl.learning import objectives, updates
 
 RESULTS = Path(__file__).parent.parent / "results" / "bench.json"
-SECONDS = 3.0
-"""Time given to each row; at least three timings are taken."""
 TARGETS = {
     "env_step": 5e6, "expert": 20e3, "pretrain_update": 600.0, "discover_update": 350.0, "internal_rl_rollout": 6e3,
+    "ant_step_256": 15e3,
 }  # fmt: skip
 """Steps or trajectories per second at least; ms per update at most."""
-Row = dict[str, Any]
-
-
-def measure(function: Callable, *args: Any) -> Row:
-    """Fastest call in seconds (``s``) and in CPU seconds (``cpu_s``), compile time, and how many calls were timed.
-
-    A call longer than a time slice shares its core with whatever else runs; its CPU seconds do not.
-    """
-    begin = time.perf_counter()
-    compiled = jax.jit(function).lower(*args).compile()
-    compile_s = time.perf_counter() - begin
-    jax.block_until_ready(compiled(*args))
-    walls: list[float] = []
-    cpus: list[float] = []
-    while len(walls) < 3 or sum(walls) < SECONDS:
-        begin, cpu = time.perf_counter(), time.process_time()
-        jax.block_until_ready(compiled(*args))
-        walls.append(time.perf_counter() - begin)
-        cpus.append(time.process_time() - cpu)
-    return {"s": min(walls), "cpu_s": min(cpus), "compile_s": round(compile_s, 2), "timings": len(walls)}
 
 
 def matmul(size: int = 1024) -> Row:
@@ -184,6 +165,7 @@ def main() -> None:
     benches = (
         matmul, lambda: env_step(False), lambda: env_step(True), expert, lambda: pretrain_update(cfg),
         lambda: discover_update(cfg), lambda: internal_rl_rollout(cfg),
+        *(functools.partial(ant.step, batch) for batch in ant.BATCHES), ant.ppo_update, ant.pretrain_update,
     )  # fmt: skip
     rows = []
     for bench in benches:
