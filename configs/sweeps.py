@@ -213,6 +213,13 @@ def metacontrollers(config: c.Config) -> list[Run]:
     return [*base(config), Run("meta", ("discover",), _base(config), "base")]
 
 
+def together(config: c.Config, base_run: str) -> tuple[dict[str, Any], str]:
+    """Overrides and parent of co-training: from scratch on the grid, of a body's pretrained base models."""
+    return ({"discover.base": "scratch"}, "") if config.env.body == "point" else (
+        {"discover.base": "pretrained"}, base_run
+    )  # fmt: skip
+
+
 def rate_distortion(config: c.Config) -> list[Run]:
     """alpha x seeds in one program, with a Gumbel-sigmoid gate, for frozen and co-trained base models (C.6)."""
     scale = scale_of(config)
@@ -222,11 +229,12 @@ def rate_distortion(config: c.Config) -> list[Run]:
     }  # fmt: skip
     single = scale.overrides | seeds(1, 1)
     runs, parent = data(config)
+    along, begun = together(config, "rate-base")
     return [
         *runs,
         Run("rate-base", ("pretrain",), single, parent),
         Run("rate-frozen", ("discover",), chosen, "rate-base"),
-        Run("rate-cotrained", ("discover",), chosen | {"discover.base": "scratch"}, parent),
+        Run("rate-cotrained", ("discover",), chosen | along, begun),
     ]
 
 
@@ -234,13 +242,14 @@ def success(config: c.Config) -> list[Run]:
     """Fig. 8: the five learners, each over base models x metacontrollers x learning rates in one program."""
     scale, shared, runs = scale_of(config), _base(config), metacontrollers(config)
     rl = {"reinforce.vary": (("lr", scale.lrs),)}
+    along, begun = together(config, "base")
     runs += [
         Run("forced", ("discover",), shared | {"discover.gate": "forced"}, "base"),
-        Run("cotrained", ("discover",), shared | {"discover.base": "scratch"}, data(config)[1]),
+        Run("cotrained", ("discover",), shared | along, begun),
         Run("compile", ("compile",), shared, "base"),
         Run("rl-internal", ("reinforce",), shared | rl, "meta"),
         Run("rl-forced", ("reinforce",), shared | rl | {"discover.gate": "forced"}, "forced"),
-        Run("rl-cotrained", ("reinforce",), shared | rl | {"discover.base": "scratch"}, "cotrained"),
+        Run("rl-cotrained", ("reinforce",), shared | rl | along, "cotrained"),
         Run("rl-compile", ("reinforce",), shared | rl | {"reinforce.controller": "compile"}, "compile"),
         Run("rl-raw", ("raw",), shared | {"reinforce.vary": (("raw_lr", scale.raw_lrs),)}, "base"),
     ]

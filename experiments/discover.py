@@ -5,6 +5,7 @@ python -m experiments.discover --config=configs/gridworld.py:tiny --workdir=runs
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,16 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
 def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Array, batch: int, step: Any):
     """NLL, KL, alignment scores and what codes say on held-out trajectories, with the gate of an update.
 
+    Switches are scored without the noise of a Gumbel gate, as internal RL uses them.
     ``code_subgoal`` and ``code_action`` are the shares of the codes' variance that the true subgoal and the next action
     (on the grid) explain, at the first step and where the subgoal changes.
     """
     batch_key, noise_key = jax.random.split(key)
     episodes = expert_data.clean(cfg, context, batch_key, batch, "held_out")
-    result = unrolled(cfg, base, controller, episodes, noise_key, step)
+    result = scored = unrolled(cfg, base, controller, episodes, noise_key, step)
+    if cfg.discover.gate == "gumbel":
+        quiet = dataclasses.replace(cfg, discover=dataclasses.replace(cfg.discover, gate="soft"))
+        scored = unrolled(quiet, base, controller, episodes, noise_key, step)
     changes = alignment.subgoal_changes(episodes.leg, episodes.alive).at[:, 0].set(True)
     env = build.pretrain_env(cfg)
     labels = {"subgoal": (episodes.subgoal, build.subgoals(cfg))}
@@ -70,7 +75,7 @@ def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Arr
         "held_out_nll": result.nll(episodes.alive),
         "held_out_kl": result.kl(episodes.alive),
         **said,
-        **alignment.scores(result.beta, episodes.leg, episodes.alive),
+        **alignment.scores(scored.beta, episodes.leg, episodes.alive),
     }
 
 

@@ -155,7 +155,9 @@ def success_curves(
     axes.set(xlabel="episodes seen", ylabel="success rate")
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     # Above the axes: curves, the ceiling and the zero line may lie anywhere inside.
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.06 if scale == "log" else 1.0), ncols=3, borderaxespad=0.0)
+    columns = 2 if len(curves) > 2 else 3  # names with learning rates are long
+    above = (0.0, 1.06 if scale == "log" else 1.0)
+    axes.legend(loc="lower left", bbox_to_anchor=above, ncols=columns, borderaxespad=0.0)
     return figure
 
 
