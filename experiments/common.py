@@ -218,6 +218,19 @@ def enable_compilation_cache() -> None:
         return
 
 
+def tolerances(cfg: c.Config) -> tuple[int, int, int]:
+    """By how many steps a switch may miss: not at all, the tolerance it is judged by, and twice that.
+
+    A step on the grid; a quarter of a second of a body, as small a part of the way to a subgoal.
+    """
+    return (0, 1, 2) if cfg.env.body == "point" else (0, 5, 10)
+
+
+def judged(cfg: c.Config) -> str:
+    """The score that alignment is judged by."""
+    return f"f1_tol{tolerances(cfg)[1]}"
+
+
 def stage_key(config: c.Config, purpose: str) -> jax.Array:
     """The key of one purpose of a run, independent of every other purpose's."""
     return jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(purpose.encode()))

@@ -33,7 +33,7 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
     def evaluate(state, context):
         return held_out(cfg, state.params, context, common.evaluation_key(state), train.eval_batch)
 
-    headline = ("nll", "kl_codes", "segments", "f1_tol1")
+    headline = ("nll", "kl_codes", "segments", common.judged(cfg))
     return loop.Stage(
         "compile",
         update,
@@ -56,7 +56,7 @@ def held_out(cfg: Config, params: Any, context: Any, key: jax.Array, batch: int)
     _, terms = compile_objective.negative_elbo(segments, decode, episodes, cfg.compile)
     beta = jax.vmap(lambda one: one.beta())(segments).astype(jnp.float32)
     return {"held_out_nll": terms["nll"], "held_out_kl": terms["kl_codes"]} | alignment.scores(
-        beta, episodes.leg, episodes.alive
+        beta, episodes.leg, episodes.alive, common.tolerances(cfg)
     )
 
 

@@ -19,7 +19,7 @@ from internal_rl.config import Config
 from internal_rl.learning import loop, objectives, updates
 
 GATE = 0.8
-"""Smallest F1 of hard switches against subgoal changes, with one step of tolerance."""
+"""Smallest F1 of hard switches against subgoal changes, with the tolerance they are judged by."""
 
 
 def models(cfg: Config, params: Any, context: Any) -> tuple[Any, Any]:
@@ -45,7 +45,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
         return held_out(cfg, *models(cfg, state.params, context), context, key, train.eval_batch, state.step)
 
     said = ("code_subgoal", "code_action") if cfg.env.body == "point" else ("code_subgoal",)
-    headline = ("nll", "kl", *said, "f1_tol1")
+    headline = ("nll", "kl", *said, common.judged(cfg))
     return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
 
@@ -75,7 +75,7 @@ def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Arr
         "held_out_nll": result.nll(episodes.alive),
         "held_out_kl": result.kl(episodes.alive),
         **said,
-        **alignment.scores(scored.beta, episodes.leg, episodes.alive),
+        **alignment.scores(scored.beta, episodes.leg, episodes.alive, common.tolerances(cfg)),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from experiments import discover, figure, report
+from experiments import common, discover, figure, report
 from internal_rl import build, charts, plots
 from internal_rl.analysis.statistics import quartiles
 from internal_rl.page import Claim, judge
@@ -23,7 +23,7 @@ def make(runs: figure.Runs) -> list[figure.Made]:
 def examples(runs: figure.Runs, cfg, summary) -> figure.Made:
     """beta along held-out expert trajectories, for the metacontroller with the median F1."""
     base, controller, _ = discover.load(cfg, runs.folder("meta"))
-    row = int(np.argsort(summary["f1_tol1"])[len(summary["f1_tol1"]) // 2])
+    row = int(np.argsort(summary[common.judged(cfg)])[cfg.discover.rows // 2])
     one = [jax.tree.map(lambda x, t=tree: x[row % jax.tree.leaves(t)[0].shape[0]], tree) for tree in (controller, base)]
     shown = report.switch_examples(cfg, runs.folder("meta"), *one)
     names = [chr(ord("A") + g) for g in range(build.subgoals(cfg))]
@@ -51,15 +51,15 @@ def examples(runs: figure.Runs, cfg, summary) -> figure.Made:
 
 
 def scores(cfg, summary) -> figure.Made:
-    """Precision, recall and F1 with 0, 1 and 2 steps of tolerance, over all metacontrollers."""
-    tolerances = (0, 1, 2)
+    """Precision, recall and F1 for each tolerance, over all metacontrollers."""
+    tolerances = common.tolerances(cfg)
     curves = {
         score: (tolerances, [summary[f"{score}_tol{tolerance}"] for tolerance in tolerances])
         for score in ("precision", "recall", "f1")
     }
-    f1 = quartiles(summary["f1_tol1"])
+    f1 = quartiles(summary[common.judged(cfg)])
     ours = (
-        f"F1 {f1['median']:.2f} [{f1['q25']:.2f}, {f1['q75']:.2f}] (tolerance 1), "
+        f"F1 {f1['median']:.2f} [{f1['q25']:.2f}, {f1['q75']:.2f}] (tolerance {tolerances[1]}), "
         f"{np.mean(summary['switches']):.1f} switches an episode"
     )
     claims = [

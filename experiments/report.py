@@ -83,7 +83,7 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
     success = curves(cfg, workdir)
     ceiling = results["ceiling"]
     highest = "solvable layouts" if cfg.env.body == "point" else "the expert"
-    f1, said = results["alignment_f1_tol1"]["median"], results["metacontroller"]
+    f1, said = results[f"alignment_{common.judged(cfg)}"]["median"], results["metacontroller"]
     cards = [
         page.Card(
             "Success against episodes", "As Fig. 8: internal RL and raw-action RL on the post-training task with the "
@@ -100,8 +100,8 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
             "metacontroller, the one whose policy is the median of the seeds; shaded: the true subgoal, which it "
             "never saw.",
             plots.png(plots.switches(switch_examples(cfg, workdir, *picked[1:]), names=names, stamp=discovered)),
-            f"F1 with one step of tolerance over all seeds: {f1:.2f}. Of the variance of codes where the subgoal "
-            f"changes, the subgoal explains {said['code_subgoal']['median']:.2f}.",
+            f"F1 over all seeds, tolerance {common.tolerances(cfg)[1]}: {f1:.2f}. Of the variance of codes where the "
+            f"subgoal changes, the subgoal explains {said['code_subgoal']['median']:.2f}.",
         ),
         page.Card(
             "Losses", "Action NLL and KL per step. On the grid, Bayes is the floor of any model that does not know the "

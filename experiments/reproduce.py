@@ -72,9 +72,7 @@ def collect(base: dict, steered: dict, found: dict, learned: dict) -> dict[str, 
             **{name: found[name] for name in ("switches", "code_subgoal", "code_action") if name in found},
         },
     }
-    for tolerance in (0, 1, 2):
-        for score in ("precision", "recall", "f1"):
-            results[f"alignment_{score}_tol{tolerance}"] = found[f"{score}_tol{tolerance}"]
+    results |= {f"alignment_{name}": values for name, values in found.items() if "_tol" in name}
     for name, summary in learned.items():
         before, after = summary["before"], summary["after"]
         results[name] = {
@@ -106,12 +104,12 @@ def run(cfg: Config, workdir: Path) -> None:
         share >= control.GATE, f"true subgoals reach {share:.2f} of the highest success possible (>= {control.GATE})."
     )
     found = discover.run(cfg, workdir)
-    f1 = quartiles(found["f1_tol1"])["median"]
+    f1 = quartiles(found[common.judged(cfg)])["median"]
     _gate(f1 >= discover.GATE, f"hard switches match subgoal changes with F1 {f1:.2f} (>= {discover.GATE}).")
     said = quartiles(found["code_subgoal"])["median"]
     print(f"codes: the true subgoal explains {said:.2f} of their variance where it changes.", file=sys.stderr)
     learned = {"internal_rl": reinforce.run(cfg, workdir), "raw_rl": raw.run(cfg, workdir)}
-    results = collect(base, steered, found, learned)
+    results = collect(base, steered, found, learned) | {"tolerance": common.tolerances(cfg)[1]}
     stages = ("ant_expert", "pretrain", "blind/pretrain", "control", "discover", "reinforce", "raw")
     common.write_json(workdir / "results.json", results | {"wall_s": wall_times(workdir, stages)})
     report.run(cfg, workdir)

@@ -210,6 +210,7 @@ def points(
     ylabel: str,
     title: str = "",
     note: str = "",
+    xscale: str = "linear",
     stamp: str = "",
 ) -> Figure:
     """Scattered points joined in order of their label, one colour a group; marked points are filled (as Fig. 7).
@@ -222,6 +223,7 @@ def points(
       ylabel: of the axis.
       title: of the axes.
       note: what a filled mark means, for the legend.
+      xscale: ``linear`` or ``log``.
       stamp: footer, the run's provenance in a line.
     """
     figure, (ax,) = panels_of(1, 1, (6.6, 4.4), stamp)
@@ -238,7 +240,7 @@ def points(
         ax.plot(x[marked], y[marked], ls="none", marker=mark, ms=6.5, mfc=colour, mec=INK)
     if note:
         ax.plot([], [], ls="none", marker="o", ms=6.5, mfc=GREY, mec=INK, label=note)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale)
     ax.legend()
     return figure
 

@@ -87,11 +87,13 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
 
     Args:
       results: ``base_nll`` (nats per step), ``solvable_share`` (of post-training layouts), ``solvable_share_pretrain``,
-        ``ceiling`` (what success is measured against), ``ground_truth_control.success``, ``alignment_f1_tol1``,
+        ``ceiling`` (what success is measured against), ``ground_truth_control.success``, ``tolerance`` (steps by which
+        switches may miss, default 1) and ``alignment_f1_tol1`` or of that tolerance,
         ``{internal_rl,raw_rl}.{initial,final}_success``; on the grid ``bayes_nll``, ``goal_known_nll`` and
         ``bayes_gap``; for a body with physics ``expert.{pretrain,post}`` (success) and ``blind_nll``. Each is a number
         or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """
+    tolerance = results.get("tolerance", 1)
     ceiling, of = _value(results, "ceiling"), _ceiling_name(results)
     internal = _value(results, "internal_rl.final_success")
     lines = _body_rows(results) if _value(results, "expert.post") is not None else _grid_rows(results)
@@ -102,7 +104,7 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
             "Ground-truth controllers, success", "ground_truth_control.success", ">=", _scaled(ceiling, 0.7),
             f"0.7 of {of}",
         ),
-        ("Switches against subgoal changes, F1 (tolerance 1)", "alignment_f1_tol1", ">=", 0.8),
+        (f"Switches against subgoal changes, F1 (tolerance {tolerance})", f"alignment_f1_tol{tolerance}", ">=", 0.8),
         ("Internal RL, success before", "internal_rl.initial_success"),
         ("Internal RL, success after", "internal_rl.final_success", ">=", _scaled(ceiling, 0.6), f"0.6 of {of}"),
         ("Raw-action RL, success before", "raw_rl.initial_success"),

@@ -70,7 +70,7 @@ def test_every_stage_runs(tmp_path):
 
     summaries = {
         "probe": probe.run(CFG, tmp_path)["accuracy"],
-        "compile": compile.run(CFG, tmp_path)["f1_tol1"],
+        "compile": compile.run(CFG, tmp_path)["f1_tol5"],
     }
     for name, values in summaries.items():
         assert np.all(np.isfinite(values)), name

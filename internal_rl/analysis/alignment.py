@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -42,11 +44,13 @@ def matches(switch_T: jax.Array, change_T: jax.Array, tolerance: int) -> jax.Arr
     return jnp.sum(jax.lax.scan(match, padded, jnp.arange(switch_T.shape[0]))[1])
 
 
-def scores(beta_BT: jax.Array, leg_BT: jax.Array, alive_BT: jax.Array) -> dict[str, jax.Array]:
-    """Precision, recall and F1 of hard switches over a batch, with 0, 1 and 2 steps of tolerance, and their number."""
+def scores(
+    beta_BT: jax.Array, leg_BT: jax.Array, alive_BT: jax.Array, tolerances: Sequence[int] = (0, 1, 2)
+) -> dict[str, jax.Array]:
+    """Precision, recall and F1 of hard switches over a batch, with each tolerance in steps, and their number."""
     switch, change = hard_switches(beta_BT, alive_BT), subgoal_changes(leg_BT, alive_BT)
     result = {"switches": jnp.mean(jnp.sum(switch, axis=-1).astype(jnp.float32))}
-    for tolerance in (0, 1, 2):
+    for tolerance in tolerances:
         hits = jnp.sum(jax.vmap(lambda s, c, k=tolerance: matches(s, c, k))(switch, change))
         precision, recall = hits / jnp.maximum(jnp.sum(switch), 1), hits / jnp.maximum(jnp.sum(change), 1)
         result |= {

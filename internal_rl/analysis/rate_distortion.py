@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 ALIGNED = 0.8
-"""F1 (one step of tolerance) of hard switches against subgoal changes from which on a point counts as aligned."""
+"""F1 of hard switches against subgoal changes from which on a point counts as aligned."""
 
 
 def aligned(f1: np.ndarray, threshold: float = ALIGNED) -> np.ndarray:
