@@ -26,10 +26,10 @@ def paper() -> c.Config:
             pretrain_tasks=tuple(map(colours, TABLE_A2)), post_tasks=((0, 1, 2, 3),),
         ),
         ant_expert=c.AntExpertConfig(
-            steps=1500, batch=256, lr=5e-4, schedule="cosine", weight_decay=0.0, grad_clip=1.0, log_every=25,
+            steps=2000, batch=256, lr=5e-4, schedule="cosine", weight_decay=0.0, grad_clip=1.0, log_every=25,
             save_every=100, eval_batch=256,
         ),
-        data=c.DataConfig(episodes=100_000, batch=4096),
+        data=c.DataConfig(episodes=100_000, clean_episodes=100_000, batch=4096),
         model=c.ModelConfig(
             mixer="recurrent", width=256, depth=8, heads=8, lru_width=256, mlp=512, init_scale=0.1, layer=4
         ),
@@ -55,12 +55,12 @@ def tiny() -> c.Config:
         env=dataclasses.replace(large.env, timestep=0.025, substeps=2),
         # 95 in 100 successes of the expert take less than half of the environment's time.
         expert=c.ExpertConfig(horizon=250),
-        data=c.DataConfig(episodes=4096, batch=256),
+        data=c.DataConfig(episodes=12_288, clean_episodes=4096, batch=256, turns=True),
         model=dataclasses.replace(
             large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=2
         ),
         pretrain=c.PretrainConfig(
-            steps=4000, batch=16, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.1,
+            steps=12_000, batch=16, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.1,
             betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.1, log_every=100, save_every=500, eval_batch=128,
         ),
         probe=c.ProbeConfig(
@@ -98,7 +98,7 @@ def smoke() -> c.Config:
             pretrain_tasks=tuple(map(colours, ("01", "12"))), post_tasks=(colours("02"),),
         ),
         expert=c.ExpertConfig(horizon=40),
-        data=c.DataConfig(episodes=40, batch=64),
+        data=c.DataConfig(episodes=40, clean_episodes=40, batch=64, turns=True),
         model=dataclasses.replace(small.model, width=8, depth=2, heads=2, lru_width=8, mlp=8, layer=1),
         pretrain=dataclasses.replace(small.pretrain, **train, warmup=1),
         probe=dataclasses.replace(small.probe, **train),

@@ -109,7 +109,7 @@ ANT = {
         rate_seeds=3,
     ),
     "tiny": Scale(
-        snapshots=(4000,),
+        snapshots=(12_000,),
         depths=(2,),
         alphas=(0.0, 0.1, 0.3),
         lrs=(1e-3,),

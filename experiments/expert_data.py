@@ -44,8 +44,15 @@ def clean(cfg: Config, context: dict[str, Any], key: jax.Array, batch: int, spli
 
 def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: jax.Array, batch: int, split: str):
     if "data" in context:
-        return context["data"][split].sample(key, batch)
+        drawn = context["data"][split].sample(key, batch)
+        return _turned(cfg, drawn, jax.random.fold_in(key, 1)) if cfg.data.turns else drawn
     return data.expert_batch(build.pretrain_env(cfg), grid_expert, cfg.env.subgoal_length, key, batch)
+
+
+def _turned(cfg: Config, batch: Batch, key: jax.Array) -> Batch:
+    quarters = jax.random.randint(key, batch.obs.shape[:1], 0, 4)
+    turn = jax.vmap(build.pretrain_env(cfg).turned)
+    return batch.replace(obs=turn(batch.obs, quarters), following=turn(batch.following, quarters))
 
 
 def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
@@ -67,6 +74,10 @@ def _horizon(cfg: Config) -> int:
     return cfg.expert.horizon or cfg.env.horizon
 
 
+def _episodes(cfg: Config, name: str) -> int:
+    return cfg.data.episodes if name == "D" else cfg.data.clean_episodes
+
+
 def _made_by(cfg: Config, name: str) -> dict[str, Any]:
     """What makes a data set what it is."""
     env = dataclasses.asdict(cfg.env)
@@ -77,7 +88,7 @@ def _made_by(cfg: Config, name: str) -> dict[str, Any]:
                 "env": env,
                 "seed": cfg.seed,
                 "noise": NOISE[name],
-                "episodes": cfg.data.episodes,
+                "episodes": _episodes(cfg, name),
                 "horizon": _horizon(cfg),
             }
         )
@@ -129,7 +140,7 @@ def make(cfg: Config, workdir: Path, name: str) -> None:
     folder = workdir / "data" / FOLDERS[name]
     if folder.exists():
         return
-    env, quota = build.pretrain_env(cfg), -(-cfg.data.episodes // len(cfg.env.pretrain_tasks))
+    env, quota = build.pretrain_env(cfg), -(-_episodes(cfg, name) // len(cfg.env.pretrain_tasks))
     parameters, act_in, digest = expert(cfg, workdir)
 
     @jax.jit
@@ -141,13 +152,14 @@ def make(cfg: Config, workdir: Path, name: str) -> None:
         )
 
     packer = dataset.Packer(len(cfg.env.pretrain_tasks), quota)
-    key, round_ = common.stage_key(cfg, f"data {name}"), 0
+    key, round_, total = common.stage_key(cfg, f"data {name}"), 0, 0
     while not packer.full:
         tasks = packer.wanted(cfg.data.batch)
         packer.add(tasks, jax.device_get(play(parameters, jax.random.fold_in(key, round_), tasks)))
         round_ += 1
-        total = int(np.sum(packer.kept))
-        print(f"data {name}: {total} of {quota * len(packer.kept)} episodes", file=sys.stderr)
+        before, total, goal = total, int(np.sum(packer.kept)), quota * len(packer.kept)
+        if total * 10 // goal > before * 10 // goal:
+            print(f"data {name}: {total} of {goal} episodes", file=sys.stderr)
         if np.any(packer.tried >= 50 * quota + 1000) and np.any(packer.kept == 0):
             task = cfg.env.pretrain_tasks[int(np.argmin(packer.kept))]
             raise dataset.DataError(f"The expert never solved the task {task} in {packer.tried.max()} attempts.")

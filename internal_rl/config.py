@@ -52,10 +52,15 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Data sets of bodies with physics: ``episodes`` in each of ``D`` and ``D*``, made ``batch`` at a time."""
+    """Data sets of bodies with physics: ``episodes`` in ``D``, ``clean_episodes`` in ``D*``, made ``batch`` at a time.
+
+    With ``turns``, each sampled episode is seen turned by a random number of quarter turns.
+    """
 
     episodes: int = 20_000
+    clean_episodes: int = 20_000
     batch: int = 512
+    turns: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -224,3 +224,25 @@ def test_the_ant_is_the_documented_one():
     start = np.concatenate([model.qpos0[:7], ant.BODIES["ant"].joints])
     limits = model.jnt_range[1:]
     assert np.all((limits[:, 0] <= start[7:]) & (start[7:] <= limits[:, 1]))
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_observation_is_that_of_the_turned_world(quarters):
+    """Also after physics: the same torques move the turned body alike."""
+    env = ant.Ant(ant.BODIES["ant"], 3, 3, 1, 10, ((0, 1),), substeps=1)
+    state = env.reset(jax.random.key(quarters))
+    turned_cell = lambda cell: (2 - cell % 3) * 3 + cell // 3  # noqa: E731  counter-clockwise, row 0 at the top
+    other = state
+    for _ in range(quarters):
+        qpos, qvel = np.array(other.qpos), np.array(other.qvel)
+        w, x, y, z = qpos[3:7]
+        quaternion = np.array([w - z, x - y, y + x, z + w]) / np.sqrt(2)
+        other = other.replace(
+            qpos=jnp.array([-qpos[1], qpos[0], qpos[2], *quaternion, *qpos[7:]], jnp.float32),
+            qvel=jnp.array([-qvel[1], qvel[0], *qvel[2:]], jnp.float32),
+            **{name: turned_cell(getattr(other, name)) for name in ("colours", "walls", "agent")},
+        )
+    action = jnp.linspace(-1.0, 1.0, 8)
+    step = jax.jit(env.step)
+    for one, two in ((state, other), (step(state, action), step(other, action))):
+        np.testing.assert_allclose(env.turned(env.observe(one), jnp.int32(quarters)), env.observe(two), atol=2e-4)

@@ -228,9 +228,33 @@ class Ant:
         relative = ((objects - xy) / self.half).ravel()
         return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), xy / self.half, relative, local])
 
+    def turned(self, obs: jax.Array, quarters: jax.Array) -> jax.Array:
+        """Observations [..., observation_size] of the same episode in a world turned by quarter turns.
+
+        Actions stay what they are: the body turns with the world.
+        """
+        nq, bodily = self.model.nq, self.model.nq - 2 + self.model.nv
+        body, places = obs[..., :bodily], obs[..., bodily:]
+        body = jnp.sign(body) * jnp.expm1(jnp.abs(body))
+        w, x, y, z = jnp.moveaxis(body[..., 1:5], -1, 0)
+        angle = quarters * (np.pi / 2)
+        half = (jnp.cos(angle / 2), jnp.sin(angle / 2))
+        velocity = nq - 2
+        body = body.at[..., 1:5].set(
+            jnp.stack([half[0] * w - half[1] * z, half[0] * x - half[1] * y, half[0] * y + half[1] * x,
+                       half[0] * z + half[1] * w], axis=-1)
+        ).at[..., velocity:velocity + 2].set(_rotated(body[..., velocity:velocity + 2], angle))  # fmt: skip
+        pairs = _rotated(places.reshape(*places.shape[:-1], -1, 2), angle)
+        return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), pairs.reshape(places.shape)], axis=-1)
+
     def acts(self, state: State) -> jax.Array:
         """Every action is used."""
         return jnp.ones_like(state.done)
+
+
+def _rotated(xy: jax.Array, angle: jax.Array) -> jax.Array:
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return jnp.stack([c * xy[..., 0] - s * xy[..., 1], s * xy[..., 0] + c * xy[..., 1]], axis=-1)
 
 
 def make(cfg: EnvConfig, tasks: pinpad.Tasks) -> Ant:
