@@ -3,13 +3,16 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs import ant
-from experiments import common, compile, expert_data, probe, reproduce
+from experiments import ant_expert, common, compile, expert_data, probe, reproduce
 from internal_rl import config as c
+from internal_rl.checkpoints import CheckpointError
 from internal_rl.dataset import DataError
+from internal_rl.weights import WeightsError
 
 CFG = ant.smoke()
 
@@ -78,3 +81,30 @@ def test_every_stage_runs(tmp_path):
 
     with pytest.raises(DataError, match="seed = 0; expected 1"):
         expert_data.source(dataclasses.replace(CFG, seed=1), tmp_path, "D")
+
+
+def test_the_shipped_expert_fits_the_presets_and_is_what_its_card_says(tmp_path):
+    for preset in (ant.tiny(), ant.paper()):
+        expert, digest = ant_expert.load(preset, tmp_path)
+        assert digest and all(np.all(np.isfinite(x)) for x in jax.tree.leaves(expert))
+    about = json.loads(ant_expert.SHIPPED.with_suffix(".json").read_text())
+    card = ant_expert.SHIPPED.with_suffix(".md").read_text()
+    for name, gate in expert_data.GATES.items():
+        scores = about["scores"][name]
+        assert scores["success"] >= gate
+        assert f"{scores['success']:.3f} of all" in card and f"{scores['of_solvable']:.3f} of the solvable" in card
+    tiny = ant.tiny()
+    narrow = dataclasses.replace(tiny, ant_expert=dataclasses.replace(tiny.ant_expert, width=8))
+    with pytest.raises(WeightsError, match="ant.safetensors has float32"):
+        ant_expert.load(narrow, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_shipped_expert_solves_unseen_layouts(tmp_path):
+    cfg = ant.tiny()
+    few = dataclasses.replace(cfg, seed=7, ant_expert=dataclasses.replace(cfg.ant_expert, eval_batch=32))
+    scores = expert_data.success(few, tmp_path)
+    assert scores["pretrain"]["success"] > 0.7 and scores["pretrain"]["broken"] == 0
+    with pytest.raises(CheckpointError):
+        (tmp_path / "ant_expert").mkdir()
+        expert_data.success(few, tmp_path)  # training that has begun here is not passed over
