@@ -98,7 +98,7 @@ def smoke() -> c.Config:
             pretrain_tasks=tuple(map(colours, ("01", "12"))), post_tasks=(colours("02"),),
         ),
         expert=c.ExpertConfig(horizon=40),
-        data=c.DataConfig(episodes=40, clean_episodes=40, batch=64, turns=True),
+        data=c.DataConfig(episodes=40, clean_episodes=40, batch=64),
         model=dataclasses.replace(small.model, width=8, depth=2, heads=2, lru_width=8, mlp=8, layer=1),
         pretrain=dataclasses.replace(small.pretrain, **train, warmup=1),
         probe=dataclasses.replace(small.probe, **train),

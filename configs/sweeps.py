@@ -288,4 +288,16 @@ def figures_of(config: c.Config) -> dict[str, Callable[[c.Config], list[Run]]]:
     return FIGURES if config.env.body == "point" else {name: FIGURES[name] for name in ANT_FIGURES}
 
 
-SWEEPS = FIGURES | {"figures": lambda config: union(*figures_of(config).values())(config)}
+def _only_its_own(name: str) -> Callable[[c.Config], list[Run]]:
+    def runs(config: c.Config) -> list[Run]:
+        known = figures_of(config)
+        if name not in known:
+            raise c.ConfigError(f"there is no {name} of {config.name}; expected one of {', '.join(known)}.")
+        return known[name](config)
+
+    return runs
+
+
+SWEEPS = {name: _only_its_own(name) for name in FIGURES} | {
+    "figures": lambda config: union(*figures_of(config).values())(config)
+}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import common
+from experiments import common, expert_data
 from internal_rl import build, checkpoints, weights
 from internal_rl.config import Config, ConfigError
 from internal_rl.envs.ant import Ant
@@ -86,15 +86,6 @@ def act(cfg: Config, env: Ant, expert: Expert, episode: Guided, noise: Any) -> j
     return view.torques(mean + jnp.exp(log_std) * noise)
 
 
-def measure(cfg: Config, expert: Expert) -> dict[str, dict[str, jax.Array]]:
-    """What an expert achieves with mean actions on unseen layouts of the pretraining and the post-training tasks."""
-    key, episodes = common.stage_key(cfg, "ant_expert summary"), 4 * cfg.ant_expert.eval_batch
-    envs = {"pretrain": build.pretrain_env(cfg), "post": build.post_env(cfg)}
-    return {
-        name: guided.measure(env, functools.partial(act, cfg, env, expert), key, episodes) for name, env in envs.items()
-    }
-
-
 def load(cfg: Config, workdir: Path) -> tuple[Expert, str]:
     """The expert of the workdir (of its first seed) if one was trained there, else the shipped one; and its digest.
 
@@ -130,7 +121,8 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
 
     def summarise():
         def one(state, _):
-            return measure(cfg, {"params": state.params, "normaliser": state.normaliser})
+            act_in = lambda env: functools.partial(act, cfg, env)  # noqa: E731
+            return expert_data.measure(cfg, act_in, {"params": state.params, "normaliser": state.normaliser})
 
         scores = jax.jit(loop.over_seeds(one, None))(state, None)
         scores = {name: common.lists(values) for name, values in scores.items()}

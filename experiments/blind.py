@@ -2,7 +2,7 @@
 
 python -m experiments.blind --config=configs/ant.py:tiny --workdir=runs/ant-tiny
 
-The present observation says nothing of the task. So what the base model gains over this one, it knows from the past.
+What the base model gains over this one, it knows from the past.
 """
 
 from __future__ import annotations

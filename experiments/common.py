@@ -167,8 +167,8 @@ def claim(workdir: Path, config: c.Config) -> None:
 def check_parent(parent: Path, config: c.Config, stages: Sequence[str]) -> None:
     """Refuses a parent run whose stages were made by another configuration.
 
-    What only later stages read may differ: the controlled layer (unless the stage used it), the post-training tasks,
-    the snapshot and the root seed.
+    What only later stages read may differ: the controlled layer (unless a stage used it; the whole model where only
+    data are taken), the post-training tasks, the snapshot, and without data the root seed.
 
     Raises:
       ConfigError: naming the first field that differs and both values.
@@ -177,7 +177,9 @@ def check_parent(parent: Path, config: c.Config, stages: Sequence[str]) -> None:
     if not taken:
         raise c.ConfigError(f"--parent={parent} has none of the stages {', '.join(stages)}; run one there first.")
     stored, wanted = _read_object(parent / "config.json"), json.loads(json.dumps(c.to_dict(config)))
-    free = {"seed", "preset", "snapshot", "env.post_tasks"} | ({"model.layer"} if taken == {"pretrain"} else set())
+    made, trained = taken & set(EXPERT_FOLDERS), taken - set(EXPERT_FOLDERS)
+    free = {"preset", "snapshot", "env.post_tasks"} | ({"seed"} if not made else set())
+    free |= {"model"} if not trained else {"model.layer"} if trained == {"pretrain"} else set()
     for values in (stored, wanted):
         for field in free:
             _forget(values, field)

@@ -21,6 +21,9 @@ from internal_rl.learning import loop, objectives, updates
 GATE = 0.8
 """Smallest F1 of hard switches against subgoal changes, with the tolerance they are judged by."""
 
+SCORING = 2
+"""Raised when summaries hold something else than before."""
+
 
 def models(cfg: Config, params: Any, context: Any) -> tuple[Any, Any]:
     """Base model and metacontroller: the base model is frozen context, or trained along and part of the parameters."""
@@ -52,7 +55,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
 def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Array, batch: int, step: Any):
     """NLL, KL, alignment scores and what codes say on held-out trajectories, with the gate of an update.
 
-    Switches are scored without the noise of a Gumbel gate, as internal RL uses them.
+    Switches are scored at beta > 0.5 and without the noise of a Gumbel gate, which internal RL does not have either.
     ``code_subgoal`` and ``code_action`` are the shares of the codes' variance that the true subgoal and the next action
     (on the grid) explain, at the first step and where the subgoal changes.
     """
@@ -159,7 +162,8 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
 
         return common.lists(jax.jit(jax.vmap(measure, (0, axes)))(state.params, context))
 
-    return common.cached(workdir / "discover" / "summary.json", checkpoints.leaf_digest(state), summarise)
+    digest = f"{checkpoints.leaf_digest(state)} {SCORING}"
+    return common.cached(workdir / "discover" / "summary.json", digest, summarise)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
@@ -51,8 +52,9 @@ def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: 
 
 def _turned(cfg: Config, batch: Batch, key: jax.Array) -> Batch:
     quarters = jax.random.randint(key, batch.obs.shape[:1], 0, 4)
-    turn = jax.vmap(build.pretrain_env(cfg).turned)
-    return batch.replace(obs=turn(batch.obs, quarters), following=turn(batch.following, quarters))
+    whole = jnp.concatenate([batch.obs, batch.following[:, -1:]], axis=1)
+    whole = jax.vmap(build.pretrain_env(cfg).turned)(whole, quarters)
+    return batch.replace(obs=whole[:, :-1], following=whole[:, 1:])
 
 
 def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
@@ -111,22 +113,26 @@ def expert(cfg: Config, workdir: Path) -> tuple[Any, Callable[[Any], Act], str]:
     return parameters, lambda env: lambda one, guided, noise: ant_expert.act(cfg, env, one, guided, noise), digest
 
 
-def success(cfg: Config, workdir: Path) -> dict[str, dict[str, float]]:
-    """What the expert achieves with mean actions on unseen layouts of the pretraining and post-training tasks."""
+def measure(cfg: Config, act_in: Callable[[Any], Act], parameters: Any) -> dict[str, dict[str, jax.Array]]:
+    """What an expert achieves with mean actions on unseen layouts of the pretraining and post-training tasks."""
     from internal_rl.experts import guided  # imports MuJoCo
 
+    key, episodes = common.stage_key(cfg, "ant_expert summary"), 4 * cfg.ant_expert.eval_batch
+    envs = {"pretrain": build.pretrain_env(cfg), "post": build.post_env(cfg)}
+    return {
+        name: guided.measure(env, functools.partial(act_in(env), parameters), key, episodes)
+        for name, env in envs.items()
+    }
+
+
+def success(cfg: Config, workdir: Path) -> dict[str, dict[str, float]]:
+    """:func:`measure` of the body's expert, computed once a workdir."""
     parameters, act_in, digest = expert(cfg, workdir)
-    key, episodes = common.stage_key(cfg, "expert success"), 4 * cfg.ant_expert.eval_batch
 
     def compute():
-        @functools.partial(jax.jit, static_argnums=1)
-        def measure(parameters, env):
-            return guided.measure(env, functools.partial(act_in(env), parameters), key, episodes)
+        return jax.tree.map(float, jax.jit(functools.partial(measure, cfg, act_in))(parameters))
 
-        envs = {"pretrain": build.pretrain_env(cfg), "post": build.post_env(cfg)}
-        return {name: jax.tree.map(float, measure(parameters, env)) for name, env in envs.items()}
-
-    return common.cached(workdir / "expert.json", digest, compute)
+    return common.cached(workdir / "expert.json", f"{digest} {cfg.ant_expert.eval_batch}", compute)
 
 
 def make(cfg: Config, workdir: Path, name: str) -> None:
@@ -181,4 +187,4 @@ def run(cfg: Config, workdir: Path) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    common.main(run, builds_on=("ant_expert",))
+    common.main(run)

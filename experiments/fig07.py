@@ -60,6 +60,6 @@ def make(runs: figure.Runs) -> list[figure.Made]:
     caption = (
         "As Fig. 7: every point is a metacontroller, its label alpha (lines join medians). Filled: the hard "
         "switches align with the subgoal changes, by measurement (F1 at least "
-        f"{rate_distortion.ALIGNED})."
+        f"{rate_distortion.ALIGNED}, at beta > 0.5 and without the gate's noise, which rate and distortion have)."
     )
     return [figure.Made("fig07", "Rate and distortion", caption, drawn, data, claims, counts)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,13 +68,13 @@ def legs(cfg: Config) -> list[Leg]:
     ]
 
 
-def leader(cfg: Config, folder: Path, env: Any) -> injection.Leader:
-    """The expert that leads to where a code is injected."""
+def leader(cfg: Config, expert: Any, env: Any) -> injection.Leader:
+    """The expert that leads to where a code is injected; ``expert`` is from ``expert_data``, None on the grid."""
     if cfg.env.body == "point":
         return injection.grid_leader(env)
     from internal_rl.experts import guided  # imports MuJoCo
 
-    parameters, act_in, _ = expert_data.expert(cfg, folder)
+    parameters, act_in, _ = expert
 
     def begin(key, task):
         episode = guided.begin(env, key, task)
@@ -87,7 +86,7 @@ def leader(cfg: Config, folder: Path, env: Any) -> injection.Leader:
     return injection.Leader(begin, act)
 
 
-def measure(cfg: Config, folder: Path, base: Any, controller: Any, key: jax.Array) -> dict[str, jax.Array]:
+def measure(cfg: Config, expert: Any, base: Any, controller: Any, key: jax.Array) -> dict[str, jax.Array]:
     """Success of every leg with a code collected at a visit of its colour, with one of another colour, and without.
 
     Returns:
@@ -95,7 +94,7 @@ def measure(cfg: Config, folder: Path, base: Any, controller: Any, key: jax.Arra
     """
     env, sizes = build.env_over(cfg, injection.leg_tasks(cfg.env.colours)), size(cfg)
     latent = build.latent_env(cfg, base, controller).replace(env=env)
-    lead = leader(cfg, folder, env)
+    lead = leader(cfg, expert, env)
     collect_key, play_key = jax.random.split(key)
     visits = jax.vmap(lambda k: injection.collect(latent, k))(jax.random.split(collect_key, sizes.collected))
     counts = jnp.sum(visits.colour[:, None] == jnp.arange(env.colours), axis=0)
@@ -139,12 +138,13 @@ def make(runs: figure.Runs) -> list[figure.Made]:
     def compute():
         bases, axis = build.spread(base, cfg.discover.rows)
         keys = common.row_keys(cfg, cfg.discover, "figA4")
-        one = lambda b, p, k: measure(cfg, folder, b, p, k)  # noqa: E731
+        expert = None if cfg.env.body == "point" else expert_data.expert(cfg, folder)
+        one = lambda b, p, k: measure(cfg, expert, b, p, k)  # noqa: E731
         found = jax.jit(jax.vmap(one, (axis, 0, 0)))(bases, controller, keys)
         return {name: np.asarray(values).tolist() for name, values in found.items()}
 
-    found = common.cached(folder / "injection.json", digests["discover"], compute)
     cases, sizes = legs(cfg), size(cfg)
+    found = common.cached(folder / "injection.json", f"{digests['discover']} {len(cases)} {sizes}", compute)
     member = {name: [i for i, leg in enumerate(cases) if leg.kind == name] for name in KINDS}
     names = {"with": "its code", "other": "another colour's code", "without": "no code"}
     by_kind = {

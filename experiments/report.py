@@ -119,6 +119,8 @@ def run(cfg: config.Config, workdir: Path) -> None:
     if not path.exists():
         raise config.ConfigError(f"{path} does not exist; run experiments.reproduce with this --workdir first.")
     results = json.loads(path.read_text(encoding="utf-8"))
+    if "ceiling" not in results:
+        raise config.ConfigError(f"{path} is of an older version; run experiments.reproduce with this --workdir again.")
     digest = json.dumps([results, checkpoints.provenance()["git"]], sort_keys=True)
     target = workdir / "report.html"
     done = workdir / "report.done.json"

@@ -54,7 +54,8 @@ class ExpertConfig:
 class DataConfig:
     """Data sets of bodies with physics: ``episodes`` in ``D``, ``clean_episodes`` in ``D*``, made ``batch`` at a time.
 
-    With ``turns``, each sampled episode is seen turned by a random number of quarter turns.
+    With ``turns``, each sampled episode is seen in a world turned by a random number of quarter turns; only for the
+    ant, whose torques turn with it.
     """
 
     episodes: int = 20_000

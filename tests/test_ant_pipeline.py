@@ -9,9 +9,10 @@ import pytest
 
 from configs import ant
 from experiments import ant_expert, common, compile, expert_data, probe, reproduce
+from internal_rl import build
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
-from internal_rl.dataset import DataError
+from internal_rl.dataset import DataError, Dataset
 from internal_rl.weights import WeightsError
 
 CFG = ant.smoke()
@@ -81,6 +82,20 @@ def test_every_stage_runs(tmp_path):
 
     with pytest.raises(DataError, match="seed = 0; expected 1"):
         expert_data.source(dataclasses.replace(CFG, seed=1), tmp_path, "D")
+
+
+def test_sampled_episodes_are_turned_as_a_whole():
+    """An observation that follows is the next one; every episode begins with the sign of a reset."""
+    cfg = ant.tiny()
+    env = build.pretrain_env(cfg)
+    state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 24))
+    obs = np.asarray(jax.jit(jax.vmap(env.observe))(state))
+    start = np.arange(0, 25, 3, dtype=np.int32)  # eight episodes of two steps
+    made = Dataset(obs, np.zeros((24, 8), np.float32), np.zeros(24, np.int32), start, np.arange(8), 4, 1)
+    draw = jax.jit(lambda key, data: expert_data.noisy(cfg, {"data": {"train": data}}, key, 64))
+    batch = jax.device_get(draw(jax.random.key(1), made))
+    np.testing.assert_array_equal(batch.obs[:, 1:], batch.following[:, :-1])
+    assert np.all(batch.obs[:, 0, 4] >= 0) and len(np.unique(batch.obs[:, 0, 27].round(4))) > 16
 
 
 def test_the_shipped_expert_fits_the_presets_and_is_what_its_card_says(tmp_path):

@@ -50,6 +50,7 @@ def refusal(capsys, *arguments: str) -> str:
         ((SMOKE[:-5] + "huge",), ["preset is 'huge'", "paper, tiny, colours, smoke"]),
         ((SMOKE, "--config.pretrain.stpes=3"), ["pretrain.stpes is not a field", "did you mean pretrain.steps?"]),
         ((SMOKE, "--config.pretrian.steps=3"), ["pretrian.steps is not a field", "did you mean pretrain?"]),
+        ((SMOKE, "--config.data.turns=True"), ["data.turns is True", "expected 'ant'"]),
         ((SMOKE, "--config.pretrain.lr.x=3"), ["pretrain.lr.x is not a field"]),
         ((SMOKE, "--config.pretrain=3"), ["pretrain is a section"]),
         ((SMOKE, "--config.pretrain.steps=many"), ["config.pretrain.steps=many"]),

@@ -6,9 +6,11 @@ import json
 import jax
 import numpy as np
 import pytest
+import small_world
 
 from configs import gridworld
 from experiments import common, control, discover, expert_data, pretrain, reproduce
+from internal_rl import build
 from internal_rl import config as c
 from internal_rl.learning import loop
 
@@ -76,6 +78,26 @@ def test_controllers_learn_from_a_clean_expert_and_the_base_model_from_the_confi
         one, one_base = (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), x) for x in (states, base))
         for program in (stage.update, stage.evaluate):
             jax.eval_shape(program, one, {"base": one_base, "vary": {}})
+
+
+def test_switches_are_scored_without_the_noise_of_a_gumbel_gate():
+    """Scores are those of the same metacontroller with a soft gate; rate and distortion keep the noise."""
+    soft = gridworld.smoke()
+    soft = dataclasses.replace(soft, discover=dataclasses.replace(soft.discover, hold=0, switch_bias=0.0))
+    gumbel = dataclasses.replace(soft, discover=dataclasses.replace(soft.discover, gate="gumbel"))
+    base, controller = (
+        small_world.invented(of(soft)[1], seed) for seed, of in enumerate((build.base_model, build.metacontroller))
+    )
+    quiet, noisy = (
+        jax.device_get(
+            jax.jit(lambda cfg=cfg: discover.held_out(cfg, base, controller, {}, jax.random.key(0), 8, 99))()
+        )
+        for cfg in (soft, gumbel)
+    )
+    assert quiet["switches"] > 0
+    for name in quiet:
+        same = "_tol" in name or name == "switches"
+        assert (quiet[name] == noisy[name]) == same, name
 
 
 @pytest.mark.parametrize("preset", ["paper", "tiny", "colours", "smoke"])

@@ -17,6 +17,13 @@ from internal_rl import config as c
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = f"--config={ROOT}/configs/gridworld.py:smoke"
+BUILDS_ON = {
+    f"experiments.{stage}": (*trained, "ant_expert", "data")
+    for stage, trained in {
+        "pretrain": (), "probe": ("pretrain",), "control": ("pretrain",), "discover": ("pretrain",),
+        "compile": ("pretrain",), "raw": ("pretrain",), "reinforce": ("pretrain", "discover", "compile"),
+    }.items()
+}  # fmt: skip
 CONFIGS = {"gridworld": gridworld.get_config, "ant": ant.get_config}
 
 
@@ -126,18 +133,27 @@ def test_bad_runs_are_refused_before_any_starts():
 @pytest.mark.parametrize(
     ("world", "preset"), [(world, preset) for world, scales in sweeps.SCALES.items() for preset in scales]
 )
-def test_every_sweep_of_every_preset_resolves(world, preset):
+def test_every_sweep_of_every_preset_resolves(world, preset, tmp_path):
     """Overrides are valid, parents come first, and what a run builds on was made by the same configuration."""
     flag = f"--config={ROOT}/configs/{world}.py:{preset}"
     config = c.from_dict(CONFIGS[world](preset).to_dict())
     jobs = {one.name: one for one in sweep.jobs_of([flag], sweeps.SWEEPS["figures"](config), Path("folder"))}
     for one in jobs.values():
         if one.parent:
-            made_there = () if one.parent == "data" else ("pretrain",)
-            for section in ("env", "expert", "data", *made_there):
-                assert getattr(one.config, section) == getattr(jobs[one.parent].config, section), one.name
+            parent = tmp_path / one.parent
+            for stage in ("data", "pretrain", "discover", "compile") if parent.name != "data" else ("data",):
+                (parent / stage).mkdir(parents=True, exist_ok=True)
+            common.write_json(parent / "config.json", c.to_dict(jobs[one.parent].config))
+            common.check_parent(parent, one.config, BUILDS_ON[one.commands[0][2]])
     for name, make in sweeps.figures_of(config).items():
         assert {run.name for run in make(config)} <= jobs.keys(), name
+
+
+def test_a_world_has_only_its_own_figures():
+    config = c.from_dict(ant.get_config("smoke").to_dict())
+    assert sweeps.SWEEPS["fig04"](config)
+    with pytest.raises(c.ConfigError, match="no figE2 of ant; expected one of fig04, fig06"):
+        sweeps.SWEEPS["figE2"](config)
 
 
 def test_figure_eight_has_enough_models_at_tiny():

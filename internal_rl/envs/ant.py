@@ -228,23 +228,24 @@ class Ant:
         relative = ((objects - xy) / self.half).ravel()
         return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), xy / self.half, relative, local])
 
-    def turned(self, obs: jax.Array, quarters: jax.Array) -> jax.Array:
-        """Observations [..., observation_size] of the same episode in a world turned by quarter turns.
+    def turned(self, obs_TO: jax.Array, quarters: jax.Array) -> jax.Array:
+        """The observations [T, observation_size] of an episode as they are in a world turned by quarter turns.
 
-        Actions stay what they are: the body turns with the world.
+        Right only for a body whose actions turn with it, like the ant's torques and unlike the puck's forces. As at
+        every reset, the orientation begins with a quaternion whose last entry is not negative.
         """
         nq, bodily = self.model.nq, self.model.nq - 2 + self.model.nv
-        body, places = obs[..., :bodily], obs[..., bodily:]
+        body, places = obs_TO[:, :bodily], obs_TO[:, bodily:]
         body = jnp.sign(body) * jnp.expm1(jnp.abs(body))
-        w, x, y, z = jnp.moveaxis(body[..., 1:5], -1, 0)
         angle = quarters * (np.pi / 2)
-        half = (jnp.cos(angle / 2), jnp.sin(angle / 2))
-        velocity = nq - 2
-        body = body.at[..., 1:5].set(
-            jnp.stack([half[0] * w - half[1] * z, half[0] * x - half[1] * y, half[0] * y + half[1] * x,
-                       half[0] * z + half[1] * w], axis=-1)
-        ).at[..., velocity:velocity + 2].set(_rotated(body[..., velocity:velocity + 2], angle))  # fmt: skip
-        pairs = _rotated(places.reshape(*places.shape[:-1], -1, 2), angle)
+        height, (w, x, y, z), joints, velocity, others = (
+            body[:, :1], body[:, 1:5].T, body[:, 5 : nq - 2], body[:, nq - 2 : nq], body[:, nq:]
+        )  # fmt: skip
+        w, z = _rotated(jnp.stack([w, z], axis=-1), angle / 2).T
+        x, y = _rotated(jnp.stack([x, y], axis=-1), angle / 2).T
+        turned = jnp.stack([w, x, y, z], axis=-1) * jnp.where(z[0] < 0, -1.0, 1.0)
+        body = jnp.concatenate([height, turned, joints, _rotated(velocity, angle), others], axis=-1)
+        pairs = _rotated(places.reshape(places.shape[0], -1, 2), angle)
         return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), pairs.reshape(places.shape)], axis=-1)
 
     def acts(self, state: State) -> jax.Array:
