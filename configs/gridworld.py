@@ -55,7 +55,7 @@ def tiny() -> c.Config:
             width=64, depth=4, heads=4, head_width=16, mlp=64, max_distance=32, init_scale=1.0, layer=1
         ),
         pretrain=c.PretrainConfig(
-            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.5,
+            steps=3000, batch=128, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=1.0,
             betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.0, log_every=100, save_every=500,
         ),
         probe=c.ProbeConfig(steps=300, batch=256, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300),
@@ -73,7 +73,7 @@ def tiny() -> c.Config:
         ),
         reinforce=c.ReinforceConfig(
             seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-5, weight_decay=0.0, policy_width=64, policy_heads=4,
-            threshold=0.25, log_every=10, save_every=50, eval_batch=512,
+            log_every=10, save_every=50, eval_batch=512,
         ),
     )  # fmt: skip
 

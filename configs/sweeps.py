@@ -51,11 +51,11 @@ class Scale:
 TINY = Scale(
     snapshots=(500, 1000, 2000, 3000),
     depths=(2,),
-    weight_decays=(0.0, 0.1),
+    weight_decays=(0.0, 0.3),
     obs_coefs=(0.1,),
     epsilons=(0.25,),
     alphas=(0.0, 0.03, 0.1, 0.3),
-    lrs=(3e-4, 1e-3),
+    lrs=(1e-3, 2e-3),
     raw_lrs=(3e-5, 1e-4),
     moves=(6, 8),
     rate_seeds=2,
