@@ -203,14 +203,20 @@ def test_a_line_is_the_median_of_each_point():
     np.testing.assert_allclose(drawn.axes[0].lines[0].get_ydata(), [0.2, 0.5])
 
 
+SHARED = {"fig04", "fig06", "figA3", "fig07", "fig08", "figA5", "figA4"}
+
+
 @pytest.mark.slow
-def test_every_figure_from_nothing(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("world", "expected"), [("gridworld", SHARED | {"fig03", "figA1", "figA2", "figE2"}), ("ant", SHARED)]
+)
+def test_every_figure_from_nothing(tmp_path, capfd, world, expected):
     """The whole sweep and all figures at a few steps; run again, nothing trains."""
-    flags = [SMOKE, f"--workdir={tmp_path}"]
+    flags = [f"--config={ROOT}/configs/{world}.py:smoke", f"--workdir={tmp_path}"]
     assert sweep.run(flags, f"{ROOT}/configs/sweeps.py:figures", 2, only_status=False)
     figures.main(["figures", *flags])
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert names == {"fig03", "figA1", "fig04", "figA2", "fig06", "figA3", "fig07", "fig08", "figA5", "figA4", "figE2"}
+    assert names == expected
     assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == len(names)
     capfd.readouterr()
     assert sweep.run(flags, f"{ROOT}/configs/sweeps.py:figures", 2, only_status=False)
