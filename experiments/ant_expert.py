@@ -20,7 +20,7 @@ from internal_rl.config import Config, ConfigError
 from internal_rl.envs.ant import Ant
 from internal_rl.experts import ant_expert, guided
 from internal_rl.experts.guided import Guided
-from internal_rl.learning import loop, ppo
+from internal_rl.learning import loop, ppo, updates
 from internal_rl.models.actor_critic import ActorCritic
 
 SHIPPED = Path(ant_expert.__file__).parent / "assets" / "ant.safetensors"
@@ -57,7 +57,7 @@ def stage(cfg: Config) -> loop.Stage:
 
     def update(state, context):
         net_of = lambda params: nnx.merge(net_def, params)  # noqa: E731
-        after, metrics = ppo.update_of(played, net_of, train, ppo.optimiser(train))(state, context)
+        after, metrics = ppo.update_of(played, net_of, train, updates.optimiser(train))(state, context)
         ended = jnp.maximum(metrics["episodes"], 1)
         return after, metrics | {"success": metrics["successes"] / ended}
 
@@ -70,7 +70,7 @@ def stage(cfg: Config) -> loop.Stage:
 def initial(cfg: Config) -> ppo.PPOState:
     """The train state before the first update, leaves [S, ...]."""
     train, (_, init) = cfg.ant_expert, network(cfg)
-    played, tx = game(build.pretrain_env(cfg)), ppo.optimiser(train)
+    played, tx = game(build.pretrain_env(cfg)), updates.optimiser(train)
 
     def start(key):
         init_key, root = jax.random.split(key)

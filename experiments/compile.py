@@ -91,7 +91,8 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
         measure = jax.vmap(lambda p, context: held_out(cfg, p, context, key, episodes), (0, None))
         return common.lists(jax.jit(measure)(state.params, found))
 
-    return common.cached(workdir / "compile" / "summary.json", checkpoints.leaf_digest(state), summarise)
+    digest = f"{checkpoints.leaf_digest(state)} {common.SCORING}"
+    return common.cached(workdir / "compile" / "summary.json", digest, summarise)
 
 
 if __name__ == "__main__":

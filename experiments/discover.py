@@ -21,9 +21,6 @@ from internal_rl.learning import loop, objectives, updates
 GATE = 0.8
 """Smallest F1 of hard switches against subgoal changes, with the tolerance they are judged by."""
 
-SCORING = 2
-"""Raised when summaries hold something else than before."""
-
 
 def models(cfg: Config, params: Any, context: Any) -> tuple[Any, Any]:
     """Base model and metacontroller: the base model is frozen context, or trained along and part of the parameters."""
@@ -162,7 +159,7 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
 
         return common.lists(jax.jit(jax.vmap(measure, (0, axes)))(state.params, context))
 
-    digest = f"{checkpoints.leaf_digest(state)} {SCORING}"
+    digest = f"{checkpoints.leaf_digest(state)} {common.SCORING}"
     return common.cached(workdir / "discover" / "summary.json", digest, summarise)
 
 

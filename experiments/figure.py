@@ -106,8 +106,13 @@ def ceiling(runs: Runs) -> tuple[float, str]:
 
     On the grid the share of layouts that can be solved in time; for a body with physics the success of its expert.
     """
-    if runs.config("base").env.body == "point":
-        path = runs.folder("base") / "solvable.json"
-        return json.loads(path.read_text(encoding="utf-8"))["result"]["post"], "solvable layouts"
-    path = runs.folder("data") / "expert.json"
-    return json.loads(path.read_text(encoding="utf-8"))["result"]["post"]["success"], "the expert"
+    cfg = runs.config("base")
+    grid = cfg.env.body == "point"
+    path = runs.folder("base") / "solvable.json" if grid else runs.folder("data") / "expert.json"
+    post = json.loads(path.read_text(encoding="utf-8"))["result"]["post"]
+    return post if grid else post["success"], highest(cfg)
+
+
+def highest(cfg: c.Config) -> str:
+    """What has the highest success on the post-training task."""
+    return "solvable layouts" if cfg.env.body == "point" else "the expert"

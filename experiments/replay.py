@@ -20,8 +20,8 @@ CANDIDATES = 64
 """Episodes played to find one to show."""
 FRAMES = 120
 """Most frames of an animation; longer episodes are shown in larger steps."""
-Draw = Callable[[dict[str, Any], int, render.Caption], np.ndarray]
-"""``(episode, t, caption) -> image``."""
+Draw = Callable[[Any, int, list[int], render.Caption], np.ndarray]
+"""``(states [T + 1, ...], t, visited colours, caption) -> image``."""
 
 
 def play(cfg: config.Config, policy: Any, controller: Any, base: Any, keys: jax.Array) -> dict[str, Any]:
@@ -70,17 +70,15 @@ def images(episode: dict[str, Any], solved: bool, draw: Draw) -> Iterator[np.nda
             switched=bool(not end and np.any(episode["switched"][t : t + stride])),
             note=("solved" if solved else "failed") if end else "",
         )
-        yield draw(episode, t, caption)
+        yield draw(state, t, goals[:progress], caption)
 
 
 def on_grid(cfg: config.Config) -> Draw:
     """The grid."""
 
-    def draw(episode, t, caption):
-        state = episode["state"]
-        goals = state.sequence[0][: state.progress[t]].tolist()
+    def draw(state, t, visited, caption):
         return render.frame(
-            cfg.env.size, state.colours[0], state.walls[0], state.agent[t], trail=state.agent[:t], visited=goals,
+            cfg.env.size, state.colours[0], state.walls[0], state.agent[t], trail=state.agent[:t], visited=visited,
             caption=caption,
         )  # fmt: skip
 
@@ -93,11 +91,9 @@ def from_above(cfg: config.Config) -> Draw:
 
     env = build.post_env(cfg)
 
-    def draw(episode, t, caption):
-        state = episode["state"]
-        goals = state.sequence[0][: state.progress[t]].tolist()
+    def draw(state, t, visited, caption):
         return top_view.frame(
-            env, state.colours[0], state.walls[0], state.qpos[t], trail=state.qpos[:t, :2], visited=goals,
+            env, state.colours[0], state.walls[0], state.qpos[t], trail=state.qpos[:t, :2], visited=visited,
             caption=caption,
         )  # fmt: skip
 
@@ -110,8 +106,8 @@ def rendered(cfg: config.Config, episode: dict[str, Any], solved: bool) -> bytes
 
     env = build.post_env(cfg)
 
-    def draw(episode, t, caption):
-        state = episode["state"]
+    def draw(state, t, visited, caption):
+        del visited
         return clip.frame(view, env, state.colours[0], state.walls[0], state.qpos[t], caption)
 
     try:

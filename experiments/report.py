@@ -82,7 +82,7 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
     )
     success = curves(cfg, workdir)
     ceiling = results["ceiling"]
-    highest = "solvable layouts" if cfg.env.body == "point" else "the expert"
+    highest = figure.highest(cfg)
     f1, said = results[f"alignment_{common.judged(cfg)}"]["median"], results["metacontroller"]
     cards = [
         page.Card(

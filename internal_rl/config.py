@@ -120,6 +120,11 @@ class TrainConfig:
         """Length of the seeds axis, S: every seed with every combination of ``vary``."""
         return self.seeds * math.prod(len(values) for _, values in self.vary)
 
+    @property
+    def descents(self) -> int:
+        """Steps of the optimiser in an update."""
+        return 1
+
     def varied(self) -> dict[str, tuple[float, ...]]:
         """Values of each varied field on the seeds axis: row r has seed ``r % seeds``, combination ``r // seeds``."""
         combinations = itertools.product(*(values for _, values in self.vary))
@@ -230,6 +235,11 @@ class ReinforceConfig(TrainConfig):
     policy_heads: int = 8
     raw_lr: float = 3e-5
 
+    @property
+    def descents(self) -> int:
+        """Every epoch passes through all minibatches."""
+        return self.epochs * self.minibatches
+
 
 @dataclasses.dataclass(frozen=True)
 class AntExpertConfig(TrainConfig):
@@ -244,6 +254,11 @@ class AntExpertConfig(TrainConfig):
     value_coef: float = 0.02
     entropy_coef: float = 1e-3
     width: int = 128
+
+    @property
+    def descents(self) -> int:
+        """Every epoch passes through all minibatches."""
+        return self.epochs * self.minibatches
 
 
 @dataclasses.dataclass(frozen=True)

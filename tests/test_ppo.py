@@ -8,7 +8,7 @@ from flax import nnx, struct
 
 from internal_rl import build
 from internal_rl.config import AntExpertConfig
-from internal_rl.learning import ppo
+from internal_rl.learning import ppo, updates
 from internal_rl.models.actor_critic import ActorCritic
 
 
@@ -98,7 +98,7 @@ def test_it_learns_a_game_whose_reward_comes_late():
         steps=80, batch=64, unroll=12, epochs=4, minibatches=4, lr=3e-3, schedule="cosine", weight_decay=0.0,
         discount=0.99, width=32, entropy_coef=0.0,
     )  # fmt: skip
-    game, tx = slope(3), ppo.optimiser(cfg)
+    game, tx = slope(3), updates.optimiser(cfg)
     net_def, init = build.functional(lambda rngs: ActorCritic(3, 1, cfg.width, rngs))
     state = ppo.init(init(jax.random.key(0)), tx, jax.random.key(1), game, cfg.batch)
     update = ppo.update_of(game, lambda params: nnx.merge(net_def, params), cfg, tx)

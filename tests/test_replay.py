@@ -44,7 +44,7 @@ def test_long_episodes_are_shown_in_larger_steps_and_lose_no_switch():
     one["switched"][0, 100] = True
     episode, solved = replay.chosen(one)
     seen = []
-    frames = list(replay.images(episode, solved, lambda _, t, caption: seen.append((t, caption))))
+    frames = list(replay.images(episode, solved, lambda _, t, visited, caption: seen.append((t, caption))))
     assert len(frames) <= replay.FRAMES + 1
     assert [t for t, _ in seen][:3] == [0, 3, 6] and seen[-1][0] == 290
     assert [t for t, caption in seen if caption.switched] == [99]

@@ -263,6 +263,10 @@ def test_schedule_clipping_and_learning_rate():
     np.testing.assert_allclose(sizes(warmup=4)[:6], [0, 0.025, 0.05, 0.075, 0.1, 0.1], rtol=1e-4)
     cosine = 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(8) / 8))
     np.testing.assert_allclose(sizes(warmup=2, schedule="cosine")[2:], cosine, rtol=1e-4)
+    several = ReinforceConfig(lr=0.1, weight_decay=0.0, steps=4, schedule="cosine", warmup=1, epochs=2, minibatches=2)
+    spread = [-float(change["vector"][0]) for change in deltas(several, grads, None, 16)]
+    np.testing.assert_allclose(spread[:4], [0, 0.025, 0.05, 0.075], rtol=1e-4)  # four steps an update
+    np.testing.assert_allclose(spread[4:], 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(12) / 12)), rtol=1e-4)
     norm = np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(grads)))
     clipped = updates.optimiser(TrainConfig(lr=0.1, weight_decay=0.0, grad_clip=1.0))
     _, state = clipped.update(grads, clipped.init(PARAMS), PARAMS)

@@ -226,7 +226,7 @@ class Ant:
         objects = self.centre(jnp.concatenate([state.colours, state.walls]))
         local = (xy - self.centre(state.agent)) / (self.cell / 2)
         relative = ((objects - xy) / self.half).ravel()
-        return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), xy / self.half, relative, local])
+        return jnp.concatenate([_symlog(body), xy / self.half, relative, local])
 
     def turned(self, obs_TO: jax.Array, quarters: jax.Array) -> jax.Array:
         """The observations [T, observation_size] of an episode as they are in a world turned by quarter turns.
@@ -237,24 +237,34 @@ class Ant:
         nq, bodily = self.model.nq, self.model.nq - 2 + self.model.nv
         body, places = obs_TO[:, :bodily], obs_TO[:, bodily:]
         body = jnp.sign(body) * jnp.expm1(jnp.abs(body))
-        angle = quarters * (np.pi / 2)
+        whole, half = direction(quarters * (np.pi / 2)), direction(quarters * (np.pi / 4))
         height, (w, x, y, z), joints, velocity, others = (
             body[:, :1], body[:, 1:5].T, body[:, 5 : nq - 2], body[:, nq - 2 : nq], body[:, nq:]
         )  # fmt: skip
-        w, z = _rotated(jnp.stack([w, z], axis=-1), angle / 2).T
-        x, y = _rotated(jnp.stack([x, y], axis=-1), angle / 2).T
+        w, z = rotated(jnp.stack([w, z], axis=-1), half).T
+        x, y = rotated(jnp.stack([x, y], axis=-1), half).T
         turned = jnp.stack([w, x, y, z], axis=-1) * jnp.where(z[0] < 0, -1.0, 1.0)
-        body = jnp.concatenate([height, turned, joints, _rotated(velocity, angle), others], axis=-1)
-        pairs = _rotated(places.reshape(places.shape[0], -1, 2), angle)
-        return jnp.concatenate([jnp.sign(body) * jnp.log1p(jnp.abs(body)), pairs.reshape(places.shape)], axis=-1)
+        body = jnp.concatenate([height, turned, joints, rotated(velocity, whole), others], axis=-1)
+        pairs = rotated(places.reshape(places.shape[0], -1, 2), whole)
+        return jnp.concatenate([_symlog(body), pairs.reshape(places.shape)], axis=-1)
 
     def acts(self, state: State) -> jax.Array:
         """Every action is used."""
         return jnp.ones_like(state.done)
 
 
-def _rotated(xy: jax.Array, angle: jax.Array) -> jax.Array:
-    c, s = jnp.cos(angle), jnp.sin(angle)
+def _symlog(x: jax.Array) -> jax.Array:
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def direction(angle: jax.Array) -> jax.Array:
+    """The unit vector [2] at an angle from +x, rad."""
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def rotated(xy: jax.Array, ahead: jax.Array) -> jax.Array:
+    """Vectors [..., 2] turned as +x has to be turned to become the unit vector ``ahead`` [2]."""
+    c, s = ahead
     return jnp.stack([c * xy[..., 0] - s * xy[..., 1], s * xy[..., 0] + c * xy[..., 1]], axis=-1)
 
 

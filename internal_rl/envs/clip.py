@@ -84,25 +84,23 @@ def frame(
 ) -> np.ndarray:
     """The scene from the south, uint8 [H, W, 3], with the strip of :func:`internal_rl.envs.render.frame` under it."""
     view.place(qpos)
-    for cell in range(env.cells):
+    for cell, centre in enumerate(np.asarray(env.centre(np.arange(env.cells)))):
         walls, colours = np.flatnonzero(wall_cells == cell), np.flatnonzero(colour_cells == cell)
         fill = "#a9adb6"
         if colours.size:
             fill = render.PALETTE[int(colours[0]) % len(render.PALETTE)]
         elif walls.size:
             fill = "#4b515c"
-        _tile(view.scene, env, cell, fill, WALL_HEIGHT if walls.size else 0.005)
+        _tile(view.scene, centre, 0.47 * env.cell, fill, WALL_HEIGHT if walls.size else 0.005)
     image = view.image()
     return image if caption is None else _with_strip(image, env, caption)
 
 
-def _tile(scene: mujoco.MjvScene, env: Ant, cell: int, fill: str, height: float) -> None:
-    x, y = np.asarray(env.centre(np.asarray(cell)))
+def _tile(scene: mujoco.MjvScene, centre: np.ndarray, half: float, fill: str, height: float) -> None:
     colour = [0.75 * int(fill[i : i + 2], 16) / 255 for i in (1, 3, 5)]  # the light is bright
     geom = scene.geoms[scene.ngeom]
-    half = 0.47 * env.cell
     mujoco.mjv_initGeom(
-        geom, mujoco.mjtGeom.mjGEOM_BOX, np.array([half, half, height / 2]), np.array([x, y, height / 2]),
+        geom, mujoco.mjtGeom.mjGEOM_BOX, np.array([half, half, height / 2]), np.array([*centre, height / 2]),
         np.eye(3).ravel(), np.array([*colour, 1.0], np.float32),
     )  # fmt: skip
     scene.ngeom += 1

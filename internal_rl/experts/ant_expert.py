@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.envs import pinpad
-from internal_rl.envs.ant import Ant, State
+from internal_rl.envs.ant import Ant, State, direction, rotated
 from internal_rl.experts.guided import DIRECTIONS, Guided, quarter
 
 # A quarter turn maps each leg onto the next; the ankles' axes then agree up to these signs.
@@ -40,8 +40,7 @@ class View:
 
 def _turn(quarters: jax.Array, xy: jax.Array) -> jax.Array:
     """Vectors [..., 2] turned counter-clockwise by quarter turns."""
-    c, s = jnp.asarray(DIRECTIONS)[quarters % 4]
-    return jnp.stack([c * xy[..., 0] - s * xy[..., 1], s * xy[..., 0] + c * xy[..., 1]], axis=-1)
+    return rotated(xy, jnp.asarray(DIRECTIONS)[quarters % 4])
 
 
 def view(env: Ant, guided: Guided) -> View:
@@ -60,8 +59,8 @@ def view(env: Ant, guided: Guided) -> View:
     relabel = jnp.round(command - yaw / (np.pi / 2)).astype(jnp.int32)
     # rotz(-command) q rotz(relabel): turns about z act on the pairs (w, z) and (x, y) of a quaternion.
     left, right = -command * np.pi / 4, relabel * np.pi / 4
-    w, z = _rotate(left + right, w, z)
-    x, y = _rotate(left - right, x, y)
+    w, z = rotated(jnp.stack([w, z]), direction(left + right))
+    x, y = rotated(jnp.stack([x, y]), direction(left - right))
     upright = jnp.stack([w, x, y, z]) * jnp.where(w < 0, -1.0, 1.0)
 
     legs = jax.nn.one_hot((jnp.arange(LEGS) + relabel) % 4, LEGS)
@@ -80,10 +79,6 @@ def view(env: Ant, guided: Guided) -> View:
         ]
     )  # fmt: skip
     return View(obs, ahead, legs)
-
-
-def _rotate(angle: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.cos(angle) * a - jnp.sin(angle) * b, jnp.sin(angle) * a + jnp.cos(angle) * b
 
 
 def reward(env: Ant, guided: Guided, heading: jax.Array, action: jax.Array, after: State) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ import optax
 from flax import struct
 
 from internal_rl.config import AntExpertConfig
-from internal_rl.learning import updates
 from internal_rl.learning.losses import masked_mean
 from internal_rl.learning.updates import Metrics
 from internal_rl.models.heads import gaussian_log_prob
@@ -83,11 +81,6 @@ class Steps:
     alive: jax.Array
 
 
-def optimiser(cfg: AntExpertConfig) -> optax.GradientTransformation:
-    """The stage's optimiser, whose schedule lasts for every step of every update."""
-    return updates.optimiser(dataclasses.replace(cfg, steps=cfg.steps * cfg.epochs * cfg.minibatches))
-
-
 def init(params: Any, tx: optax.GradientTransformation, key: jax.Array, game: Game, batch: int) -> PPOState:
     """The state before the first update; every episode still has to begin."""
     games = jax.vmap(game.reset)(jax.random.split(jax.random.fold_in(key, 0), batch))
@@ -146,7 +139,7 @@ def update_of(
       game: what is played.
       net_of: ``params -> (obs -> (mean, log_std, value))``.
       cfg: sizes and coefficients.
-      tx: the optimiser, :func:`optimiser`.
+      tx: the optimiser.
     """
 
     def loss(params, part):

@@ -38,13 +38,14 @@ class TrainState:
 
 
 def optimiser(cfg: TrainConfig, lr: float | None = None) -> optax.GradientTransformation:
-    """The stage's optimiser and schedule (Tables A4-A14: AdamW); weight decay on matrices only."""
+    """The stage's optimiser (Tables A4-A14: AdamW) and schedule, in updates; weight decay on matrices only."""
     peak = cfg.lr if lr is None else lr
     rate = optax.constant_schedule(peak)
+    warmup = cfg.warmup * cfg.descents
     if cfg.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(peak, max(cfg.steps - cfg.warmup, 1))
-    if cfg.warmup:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, peak, cfg.warmup), rate], [cfg.warmup])
+        rate = optax.cosine_decay_schedule(peak, max(cfg.steps * cfg.descents - warmup, 1))
+    if warmup:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rate], [warmup])
     if cfg.optimiser == "muon":
         tx = optax.contrib.muon(
             rate,
