@@ -13,7 +13,7 @@ from flax import struct
 
 @struct.dataclass
 class SlowFeatures:
-    """An affine map from the residual stream to its slowest features, of unit variance."""
+    """An affine map from the residual stream to its slowest features, of unit variance within sequences."""
 
     mean: jax.Array
     """[D]."""
@@ -35,7 +35,9 @@ def fit(e_BTD: jax.Array, alive_BT: jax.Array, features: int) -> SlowFeatures:
     """
     weight = alive_BT[..., None].astype(jnp.float32)
     mean_D = jnp.sum(weight * e_BTD, axis=(0, 1)) / jnp.sum(weight)
-    centred = weight * (e_BTD - mean_D)
+    # Around each sequence's own mean: what never changes within one, such as a layout, is not slow but constant.
+    own_B1D = jnp.sum(weight * e_BTD, axis=1, keepdims=True) / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1)
+    centred = weight * (e_BTD - own_B1D)
     covariance = jnp.einsum("btd,bte->de", centred, centred) / jnp.sum(weight)
     # The ridge keeps directions without variance, which are slowest of all, from being blown up.
     ridge = 1e-4 * jnp.trace(covariance) / covariance.shape[0]
