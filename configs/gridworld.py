@@ -63,7 +63,7 @@ def tiny() -> c.Config:
             steps=1500, batch=128, lr=1e-2, schedule="cosine", weight_decay=0.0, log_every=100, save_every=500
         ),
         discover=c.DiscoverConfig(
-            seeds=3, steps=2200, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
+            seeds=3, steps=1800, batch=64, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
             alpha_start=0.01, ramp_begin=900, ramp_end=1600, hold=800, hold_beta=0.1, switch_bias=-2.0, slow_weight=0.3,
             log_std_init=-2.0, embedding="per_step", sequence_width=128, log_every=100, save_every=500,
         ),
@@ -72,8 +72,8 @@ def tiny() -> c.Config:
             encoder_width=64, encoder_layers=2, log_every=100, save_every=500,
         ),
         reinforce=c.ReinforceConfig(
-            seeds=3, steps=300, batch=512, lr=1e-3, raw_lr=3e-5, weight_decay=0.0, policy_width=64, policy_heads=4,
-            log_every=10, save_every=50, eval_batch=512,
+            seeds=3, steps=200, batch=512, minibatches=4, lr=1e-3, raw_lr=3e-5, schedule="cosine", weight_decay=0.0,
+            policy_width=64, policy_heads=4, log_every=10, save_every=50, eval_batch=512,
         ),
     )  # fmt: skip
 

@@ -55,15 +55,12 @@ TINY = Scale(
     obs_coefs=(0.1,),
     epsilons=(0.25,),
     alphas=(0.0, 0.03, 0.1, 0.3),
-    lrs=(1e-3, 2e-3),
+    lrs=(5e-4, 1e-3),
     raw_lrs=(3e-5, 1e-4),
     moves=(6, 8),
     rate_seeds=2,
-    overrides={
-        "control.steps": 500, "control.batch": 64, "discover.steps": 1800, "compile.steps": 800,
-        "reinforce.steps": 120,
-    },
-)  # fmt: skip
+    overrides={"control.steps": 500, "control.batch": 64, "compile.steps": 800, "reinforce.steps": 120},
+)
 
 GRIDWORLD = {
     "paper": Scale(
