@@ -61,7 +61,7 @@ def tiny() -> c.Config:
         ),
         pretrain=c.PretrainConfig(
             steps=12_000, batch=16, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.1,
-            betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.1, log_every=100, save_every=500, eval_batch=128,
+            betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.1, dwell=15.0, log_every=100, save_every=500, eval_batch=128,
         ),
         probe=c.ProbeConfig(
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128

@@ -82,6 +82,8 @@ def _episodes(cfg: Config, name: str) -> int:
 
 def _made_by(cfg: Config, name: str) -> dict[str, Any]:
     """What makes a data set what it is."""
+    from internal_rl.experts import guided  # imports MuJoCo
+
     env = dataclasses.asdict(cfg.env)
     del env["post_tasks"]
     return json.loads(
@@ -92,6 +94,7 @@ def _made_by(cfg: Config, name: str) -> dict[str, Any]:
                 "noise": NOISE[name],
                 "episodes": _episodes(cfg, name),
                 "horizon": _horizon(cfg),
+                "ties": guided.TIES,
             }
         )
     )

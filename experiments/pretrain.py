@@ -28,9 +28,11 @@ GATE = 0.05
 def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
     """The training stage; its context holds the Bayes predictor's log-prior over tasks, and data of ``axes``."""
     train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
+    arrived = build.pretrain_env(cfg).arrived if train.dwell else None
+    weigh = arrived and (lambda obs: 1.0 + train.dwell * arrived(obs))
     update = common.supervised(
         train,
-        lambda section: objectives.prediction(model_def, section.obs_coef),
+        lambda section: objectives.prediction(model_def, section.obs_coef, weigh),
         lambda context, key: expert_data.noisy(cfg, context, key, train.batch),
     )
 

@@ -146,6 +146,8 @@ def _check_model(model: ModelConfig) -> None:
 def _check_stages(config: Config) -> None:
     if config.data.turns and config.env.body != "ant":
         raise ConfigError(f"data.turns is True with env.body = {config.env.body!r}; expected 'ant', which turns along.")
+    if config.pretrain.dwell and config.env.body == "point":
+        raise ConfigError(f"pretrain.dwell is {config.pretrain.dwell} with env.body = 'point'; expected 0 on the grid.")
     if config.expert.epsilon > 1:
         raise ConfigError(f"expert.epsilon is {config.expert.epsilon}; expected a probability.")
     if config.expert.horizon > config.env.horizon:

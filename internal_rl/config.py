@@ -43,10 +43,12 @@ class ExpertConfig:
     """Shortest-path experts (C.1.1). ``horizon`` bounds the length of a trajectory; 0 takes the environment's.
 
     ``epsilon`` is the noise of the pretraining data; controllers and metacontroller see the same expert without it.
+    Of several shortest ways it takes any (``uniform``), the first in the order of the moves (``fixed``) or, as bodies
+    with physics always do, the one that would be taken in a turned world too (``clockwise``).
     """
 
     epsilon: float = 0.0
-    ties: Literal["uniform", "fixed"] = "uniform"
+    ties: Literal["uniform", "fixed", "clockwise"] = "uniform"
     horizon: int = 0
 
 
@@ -134,9 +136,14 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig(TrainConfig):
-    """Base-model pretraining (Eq. 5, Table A4); ``obs_coef`` is lambda. States at ``snapshots`` updates are kept."""
+    """Base-model pretraining (Eq. 5, Table A4); ``obs_coef`` is lambda. States at ``snapshots`` updates are kept.
+
+    Where a body with physics enters a cell it decides where to go next; such a step counts ``1 + dwell`` times, 0 as in
+    the paper. They are one in sixteen, and a small model would learn the gait from the others and little else.
+    """
 
     obs_coef: float = 0.01
+    dwell: float = 0.0
     snapshots: tuple[int, ...] = ()
 
 

@@ -116,6 +116,17 @@ def test_done_is_absorbing(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(seeds)
+def test_arrivals_are_seen_in_the_observations(seed):
+    start, states, observations, _, _, _ = episode(seed, 0.3)
+    live = ~states.done
+    cells = np.concatenate([[start.agent], states.agent])
+    arrived = PUCK.arrived(jnp.concatenate([PUCK.observe(start)[None], observations]))
+    assert arrived[0]
+    np.testing.assert_array_equal(arrived[1:][live], (cells[1:] != cells[:-1])[live])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
 def test_reset_is_as_documented(seed):
     state = jax.device_get(RESET(jax.random.key(seed)))
     cells = np.concatenate([state.colours, state.walls, [state.agent]])

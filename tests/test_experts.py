@@ -9,7 +9,7 @@ import slow_grid
 
 from internal_rl.config import ExpertConfig
 from internal_rl.data import expert_batch
-from internal_rl.envs.gridworld import Gridworld
+from internal_rl.envs.gridworld import MOVES, Gridworld
 from internal_rl.experts import shortest_path
 
 ENV = Gridworld(4, 3, 3, 12, "absolute", ((0, 1, 2), (2, 0), (1, 2, 1)))
@@ -158,6 +158,27 @@ def test_action_probabilities_equal_the_slow_policy(epsilon, ties, env):
                 p[best] -= (1 - epsilon) / len(best)
                 p[best[0]] += 1 - epsilon
             np.testing.assert_allclose(probabilities(state, episode.visited), p, atol=1e-6)
+
+
+@pytest.mark.parametrize("env", [ENV, DIAGONAL])
+def test_clockwise_ties_turn_with_the_world(env):
+    """One optimal move per cell and colour; a turned layout has the turned ones, which is not so of ``fixed`` ones."""
+    turned = lambda cell: (env.size - 1 - cell % env.size) * env.size + cell // env.size  # noqa: E731
+    turn = lambda move: (-move[1], move[0])  # noqa: E731  counter-clockwise: right becomes up
+    starts, moves = first_starts(), [MOVES.index(turn(move)) for move in MOVES[: env.moves]]
+    order = turned(np.arange(env.cells))
+
+    def differing(ties):
+        plan = jax.jit(jax.vmap(lambda state: shortest_path.plan(env, ExpertConfig(ties=ties), state)))
+        bits = plan(starts)[..., None] >> np.arange(env.moves) & 1
+        again = plan(starts.replace(colours=turned(starts.colours), walls=turned(starts.walls)))[..., None]
+        assert bits.sum(-1).max() == 1
+        optimal = jax.vmap(lambda state: shortest_path.optimal_actions(env, state))(starts)
+        np.testing.assert_array_equal(bits.sum(-1), optimal.any(1))
+        assert np.all(np.moveaxis(optimal, 1, -1) >= bits)
+        return np.sum((again >> np.array(moves) & 1)[:, :, order] != bits)
+
+    assert differing("clockwise") == 0 < differing("fixed")
 
 
 def test_fixed_ties_are_deterministic():

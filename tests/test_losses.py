@@ -16,6 +16,7 @@ def test_masked_mean_ignores_what_is_masked():
     assert losses.masked_mean(x, jnp.zeros(3, bool)) == 0
     grads = jax.grad(lambda x: losses.masked_mean(x, mask))(x)
     np.testing.assert_array_equal(grads, [0.5, 0, 0.5])
+    assert losses.masked_mean(x, jnp.array([3.0, 0.0, 1.0])) == 1.75
 
 
 def test_normalised_advantage():

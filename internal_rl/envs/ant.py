@@ -248,6 +248,12 @@ class Ant:
         pairs = rotated(places.reshape(places.shape[0], -1, 2), whole)
         return jnp.concatenate([_symlog(body), pairs.reshape(places.shape)], axis=-1)
 
+    def arrived(self, obs_TO: jax.Array) -> jax.Array:
+        """Whether the torso is in another cell than one step before, bool [T]; true of the first step."""
+        bodily = self.model.nq - 2 + self.model.nv
+        cell = jax.vmap(self.cell_at)(obs_TO[:, bodily : bodily + 2] * self.half)
+        return jnp.concatenate([jnp.ones(1, bool), cell[1:] != cell[:-1]])
+
     def acts(self, state: State) -> jax.Array:
         """Every action is used."""
         return jnp.ones_like(state.done)

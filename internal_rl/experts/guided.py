@@ -14,6 +14,8 @@ from internal_rl.envs import pinpad
 from internal_rl.envs.ant import Ant, State
 from internal_rl.experts import shortest_path
 
+TIES = "clockwise"
+"""Which of several shortest ways is the one told. In a turned world it is the turned one, so that data may be turned."""
 QUARTERS = (1, 3, 2, 0)
 """Quarter turns from +x to the moves up, down, left, right."""
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
@@ -46,7 +48,7 @@ Act = Callable[[Guided, jax.Array], jax.Array]
 def begin(env: Ant, key: jax.Array, task: jax.Array | None = None) -> Guided:
     """A new episode; over before it starts if its task cannot be done in this layout."""
     state = env.reset(key, task)
-    choices = shortest_path.plan(env, ExpertConfig(ties="fixed"), state)
+    choices = shortest_path.plan(env, ExpertConfig(ties=TIES), state)
     stops = jnp.concatenate([state.agent[None], state.colours[jnp.maximum(state.sequence, 0)]])
     ways = choices[jnp.maximum(state.sequence, 0), stops[:-1]]
     return Guided(state.replace(done=jnp.any((ways == 0) & (state.sequence >= 0))), choices)

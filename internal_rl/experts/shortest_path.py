@@ -12,7 +12,7 @@ from flax import struct
 
 from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
-from internal_rl.envs.gridworld import Gridworld, State
+from internal_rl.envs.gridworld import MOVES, Gridworld, State
 
 UNREACHABLE = jnp.int32(1_000_000)
 
@@ -106,11 +106,27 @@ def break_ties(best: jax.Array) -> jax.Array:
     return best & (jnp.cumsum(best, axis=0) == 1)
 
 
+def break_ties_clockwise(env: Gridworld, state: State, best: jax.Array) -> jax.Array:
+    """Keeps only the optimal action from whose direction the colour lies furthest clockwise, and furthest ahead.
+
+    Unlike an order of the moves this is the same rule in a world that is turned.
+    """
+    cell, goal = (jnp.stack(jnp.divmod(x, env.size)) for x in (jnp.arange(env.cells), state.colours))
+    down, right = goal[:, :, None] - cell[:, None]
+    move_down, move_right = jnp.array(MOVES[: env.moves]).T[:, :, None, None]
+    counter_clockwise, ahead = move_down * right - move_right * down, move_down * down + move_right * right
+    rank = counter_clockwise * 4 * env.size - ahead
+    first = jnp.argmin(jnp.where(best, rank, jnp.iinfo(jnp.int32).max), axis=0)
+    return best & (jnp.arange(env.moves)[:, None, None] == first)
+
+
 def plan(env: Gridworld, cfg: ExpertConfig, state: State) -> jax.Array:
     """The expert's choices as int32 [O, N]: bit ``a`` is set where action ``a`` may be taken."""
     best = optimal_actions(env, state)
     if cfg.ties == "fixed":
         best = break_ties(best)
+    if cfg.ties == "clockwise":
+        best = break_ties_clockwise(env, state, best)
     return jnp.sum(best * (1 << jnp.arange(env.moves))[:, None, None], axis=0)
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of ``x`` where ``mask``; 0 for an empty mask."""
-    # where, not a product: a non-finite value in the padding must not leak into the mean.
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+    """Mean of ``x`` where ``mask``, which is bool or weights, 0 or at least 1; 0 for an empty mask."""
+    # where, not only a product: a non-finite value in the padding must not leak into the mean.
+    return jnp.sum(jnp.where(mask, x * mask, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def normalised_advantage(returns_B: jax.Array) -> jax.Array:
