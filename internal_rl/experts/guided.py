@@ -15,7 +15,7 @@ from internal_rl.envs.ant import Ant, State
 from internal_rl.experts import shortest_path
 
 TIES = "clockwise"
-"""Which of several shortest ways is the one told. In a turned world it is the turned one, so that data may be turned."""
+"""Which of several shortest ways is told. In a turned world it is the turned one, so that data may be turned."""
 QUARTERS = (1, 3, 2, 0)
 """Quarter turns from +x to the moves up, down, left, right."""
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
