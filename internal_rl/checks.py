@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from internal_rl.config import Config, EnvConfig, ModelConfig, TrainConfig
+    from internal_rl.config import AntExpertConfig, Config, DiscoverConfig, EnvConfig, ModelConfig, TrainConfig
 
 
 class ConfigError(ValueError):
@@ -34,6 +33,10 @@ def build(cls: type, values: Any, path: str = "") -> Any:
     return cls(**{name: _coerce(hints[name], value, path + name) for name, value in values.items()})
 
 
+LARGEST = (2 - 2**-23) * 2.0**127
+"""The largest float32; what is larger would become infinite on the device."""
+
+
 def _coerce(hint: Any, value: Any, path: str) -> Any:
     """Checks ``value`` against a type hint; the only conversions are int to float and list to tuple."""
     if dataclasses.is_dataclass(hint):
@@ -55,8 +58,8 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         name = hint.__name__ if not isinstance(hint, types.UnionType) else str(hint)
         raise ConfigError(f"{path} is {value!r} of type {type(value).__name__}; expected {name}.")
     if hint is float:
-        if not math.isfinite(value):
-            raise ConfigError(f"{path} is {value!r}; expected a finite number.")
+        if not abs(value) <= LARGEST:
+            raise ConfigError(f"{path} is {value!r}; expected a finite number of 32 bits.")
         return float(value)
     return value
 
@@ -78,7 +81,7 @@ _POSITIVE = {
     "max_distance", "init_scale", "seeds", "steps", "batch", "lr", "log_every", "save_every", "eval_batch", "code",
     "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "epochs",
     "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
-    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "lru_width", "episodes",
+    "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "lru_width", "episodes", "clean_episodes",
     "encoder_width", "encoder_heads", "encoder_layers",
 }  # fmt: skip
 
@@ -173,14 +176,39 @@ def _check_stages(config: Config) -> None:
     for layer in config.control.layers:
         if not 0 <= layer <= config.model.depth:
             raise ConfigError(f"control.layers has {layer}; expected 0 to model.depth = {config.model.depth}.")
-    if config.discover.hold_beta > 1:
-        raise ConfigError(f"discover.hold_beta is {config.discover.hold_beta}; expected a number in [0, 1].")
-    if config.discover.hold >= config.discover.steps:
+    if config.compile.encoder_width % config.compile.encoder_heads:
         raise ConfigError(
-            f"discover.hold is {config.discover.hold}; expected less than discover.steps = {config.discover.steps}, "
-            "or the switch is never trained."
+            f"compile.encoder_width is {config.compile.encoder_width}; expected a multiple of encoder_heads = "
+            f"{config.compile.encoder_heads}."
         )
-    expert = config.ant_expert
+    _check_discover(config.discover)
+    _check_ant_expert(config.ant_expert)
+    _check_reinforce(config)
+
+
+def _check_discover(discover: DiscoverConfig) -> None:
+    if discover.hold_beta > 1:
+        raise ConfigError(f"discover.hold_beta is {discover.hold_beta}; expected a number in [0, 1].")
+    if 0 < discover.ramp_end < discover.ramp_begin:
+        raise ConfigError(
+            f"discover.ramp_end is {discover.ramp_end}; expected 0 or at least discover.ramp_begin = "
+            f"{discover.ramp_begin}."
+        )
+    if discover.sequence_width % 4:
+        raise ConfigError(
+            f"discover.sequence_width is {discover.sequence_width}; expected a multiple of 4, its recurrent heads."
+        )
+    leads = discover.slow_leads
+    if not leads or min(leads) < 0:
+        raise ConfigError(f"discover.slow_leads is {leads}; expected one number of steps >= 0 at least.")
+    if discover.hold >= discover.steps:
+        raise ConfigError(
+            f"discover.hold is {discover.hold}; expected less than discover.steps = {discover.steps}, or the switch is "
+            "never trained."
+        )
+
+
+def _check_ant_expert(expert: AntExpertConfig) -> None:
     if max(expert.discount, expert.gae_decay) > 1:
         raise ConfigError(
             f"ant_expert.discount is {expert.discount} and gae_decay is {expert.gae_decay}; expected numbers in [0, 1]."
@@ -190,16 +218,14 @@ def _check_stages(config: Config) -> None:
             f"ant_expert.minibatches is {expert.minibatches}; expected a divisor of unroll * batch = "
             f"{expert.unroll * expert.batch}."
         )
+
+
+def _check_reinforce(config: Config) -> None:
     rl = config.reinforce
     controllers = config.compile.rows if rl.controller == "compile" else config.discover.rows
     if rl.seeds % controllers:
         raise ConfigError(
             f"reinforce.seeds is {rl.seeds}; expected a multiple of {controllers}, the number of metacontrollers."
-        )
-    if config.compile.encoder_width % config.compile.encoder_heads:
-        raise ConfigError(
-            f"compile.encoder_width is {config.compile.encoder_width}; expected a multiple of encoder_heads = "
-            f"{config.compile.encoder_heads}."
         )
     if rl.batch % rl.minibatches:
         raise ConfigError(f"reinforce.batch is {rl.batch}; expected a multiple of minibatches = {rl.minibatches}.")
