@@ -1,7 +1,7 @@
 """ant-pinpad: `--config=configs/ant.py:PRESET` with PRESET one of paper, tiny, smoke.
 
 paper  the paper's 4x4 grid, tasks and tables, with fine physics (0.01 s x 5), for a GPU
-tiny   the same task with coarse physics (0.025 s x 2) and a small Hawk, for two CPU cores
+tiny   the same task with coarse physics (0.025 s x 2) and a small Hawk that is told cells, for two CPU cores
 smoke  a puck instead of the ant, minutes, for tests; learns nothing
 """
 
@@ -52,10 +52,10 @@ def tiny() -> c.Config:
     return dataclasses.replace(
         large,
         preset="tiny",
-        env=dataclasses.replace(large.env, timestep=0.025, substeps=2),
+        env=dataclasses.replace(large.env, timestep=0.025, substeps=2, observation="egocentric"),
         # 95 in 100 successes of the expert take less than half of the environment's time.
         expert=c.ExpertConfig(horizon=250),
-        data=c.DataConfig(episodes=12_288, clean_episodes=4096, batch=256, turns=True),
+        data=c.DataConfig(episodes=49_152, clean_episodes=4096, batch=256, turns=True),
         model=dataclasses.replace(
             large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=2
         ),

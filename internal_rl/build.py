@@ -74,9 +74,9 @@ def base_model(cfg: Config) -> tuple[nnx.GraphDef, Init]:
 def _base(cfg: Config, env: Gridworld | Ant, rngs: nnx.Rngs) -> SequenceModel:
     if cfg.env.body == "point":
         action, following = (Categorical, env.actions), (Categorical, env.cells)
-    else:
-        action, following = (Gaussian, env.actions), (Gaussian, env.observation_size)
-    return SequenceModel(cfg.model, env.observation_size, action, following, rngs)
+        return SequenceModel(cfg.model, env.observation_size, action, following, rngs)
+    action, following = (Gaussian, env.actions), (Gaussian, env.observation_size)
+    return SequenceModel(cfg.model, env.encoded_size, action, following, rngs, env.encode)
 
 
 def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:

@@ -19,8 +19,10 @@ class EnvConfig:
     """The pinpad task (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``.
 
     ``body`` is who does it: ``point`` is gridworld-pinpad, the others are bodies with physics (``envs.ant.BODIES``).
-    ``observation`` and ``moves``, the number of actions (the paper's four, then up to four diagonal ones), are of the
-    point; ``cell`` (side of a cell, m) and ``substeps`` physics steps of ``timestep`` (s) per action of the bodies.
+    ``moves``, the number of actions (the paper's four, then up to four diagonal ones), is of the point; ``cell`` (side
+    of a cell, m) and ``substeps`` physics steps of ``timestep`` (s) per action are of the bodies. ``observation`` is
+    ``absolute`` as in the paper, or ``egocentric``: where things are as seen from the agent, in cells and one-hot. Of
+    bodies that is beside the absolute one, and for the base model's embedding only.
     """
 
     body: Literal["point", "ant", "puck"] = "point"

@@ -166,6 +166,24 @@ def test_observation_says_where_things_are(seed):
     np.testing.assert_allclose(local * 0.5 + centre, state.qpos[:2], atol=1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_an_egocentric_encoding_says_in_which_cells_things_are(seed):
+    _, states, observations, _, _, _ = episode(seed, 0.5)
+    near = PUCK.replace(observation="egocentric")
+    encoded = np.array(near.encode(jnp.asarray(observations)))
+    assert encoded.shape == (STEPS, near.encoded_size) and PUCK.encoded_size == PUCK.observation_size
+    np.testing.assert_array_equal(encoded[:, : PUCK.observation_size], PUCK.encode(jnp.asarray(observations)))
+    away, here = np.split(encoded[:, PUCK.observation_size :], [5 * 25], axis=1)
+    place = lambda cell: np.array([cell % 3, 2 - cell // 3])  # noqa: E731  column and row, counted upwards
+    for t in np.flatnonzero(~states.done):
+        column, row = place(states.agent[t])
+        assert np.flatnonzero(here[t]).tolist() == [3 * column + row]
+        for one_hot, cell in zip(away[t].reshape(5, 25), [*states.colours[t], *states.walls[t]], strict=True):
+            dx, dy = place(cell) - (column, row)
+            assert np.flatnonzero(one_hot).tolist() == [5 * (dx + 2) + dy + 2]
+
+
 def test_the_task_is_not_observed():
     state = RESET(jax.random.key(3), 0)
     other = RESET(jax.random.key(3), 1)

@@ -107,6 +107,8 @@ class Ant:
     timestep: float = struct.field(pytree_node=False, default=0.025)
     substeps: int = struct.field(pytree_node=False, default=2)
     moves: int = struct.field(pytree_node=False, default=4)
+    observation: str = struct.field(pytree_node=False, default="absolute")
+    """What a model's embedding is given, see :meth:`encode`: ``absolute`` as in the paper, or ``egocentric``."""
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -131,7 +133,19 @@ class Ant:
     @property
     def observation_size(self) -> int:
         """Length of the observation vector."""
-        return self.model.nq - 2 + self.model.nv + 2 * (self.colours + self.walls) + 4
+        return self._bodily + 2 * (self.colours + self.walls) + 4
+
+    @property
+    def _bodily(self) -> int:
+        """How many entries of an observation are about the body alone; they come first."""
+        return self.model.nq - 2 + self.model.nv
+
+    @property
+    def encoded_size(self) -> int:
+        """Length of an encoded observation."""
+        if self.observation == "absolute":
+            return self.observation_size
+        return self.observation_size + (self.colours + self.walls) * (2 * self.size - 1) ** 2 + self.cells
 
     def reset(self, key: jax.Array, task: jax.Array | None = None) -> State:
         """A random layout and task (or row ``task``); the body at a random point of a free cell, with a random yaw.
@@ -234,7 +248,7 @@ class Ant:
         Right only for a body whose actions turn with it, like the ant's torques and unlike the puck's forces. As at
         every reset, the orientation begins with a quaternion whose last entry is not negative.
         """
-        nq, bodily = self.model.nq, self.model.nq - 2 + self.model.nv
+        nq, bodily = self.model.nq, self._bodily
         body, places = obs_TO[:, :bodily], obs_TO[:, bodily:]
         body = jnp.sign(body) * jnp.expm1(jnp.abs(body))
         whole, half = direction(quarters * (np.pi / 2)), direction(quarters * (np.pi / 4))
@@ -250,9 +264,30 @@ class Ant:
 
     def arrived(self, obs_TO: jax.Array) -> jax.Array:
         """Whether the torso is in another cell than one step before, bool [T]; true of the first step."""
-        bodily = self.model.nq - 2 + self.model.nv
-        cell = jax.vmap(self.cell_at)(obs_TO[:, bodily : bodily + 2] * self.half)
-        return jnp.concatenate([jnp.ones(1, bool), cell[1:] != cell[:-1]])
+        cell_T2 = self._cell_seen(obs_TO)
+        return jnp.concatenate([jnp.ones(1, bool), jnp.any(cell_T2[1:] != cell_T2[:-1], axis=-1)])
+
+    def encode(self, obs_TO: jax.Array) -> jax.Array:
+        """What a model's embedding is given of observations, [T, encoded_size].
+
+        The observations; with ``egocentric`` also, one-hot, how many columns and rows away from the torso's cell every
+        coloured cell and wall lies, and that cell itself. It says nothing new, but a small network need not learn
+        to tell cells by continuous coordinates.
+        """
+        if self.observation == "absolute":
+            return obs_TO
+        cell_T2 = self._cell_seen(obs_TO)
+        xy, others = obs_TO[:, self._bodily : self._bodily + 2], obs_TO[:, self._bodily + 2 : -2]
+        places_TK2 = xy[:, None] + others.reshape(len(obs_TO), -1, 2)
+        offset_TK2 = jnp.floor((places_TK2 + 1) * self.size / 2).astype(jnp.int32) - cell_T2[:, None] + self.size - 1
+        reach = 2 * self.size - 1
+        away = jax.nn.one_hot(offset_TK2[..., 0] * reach + offset_TK2[..., 1], reach**2)
+        here = jax.nn.one_hot(cell_T2[:, 0] * self.size + cell_T2[:, 1], self.cells)
+        return jnp.concatenate([obs_TO, away.reshape(len(obs_TO), -1), here], axis=-1)
+
+    def _cell_seen(self, obs_TO: jax.Array) -> jax.Array:
+        """Column and row, counted upwards, of the torso's cell, int32 [T, 2]."""
+        return jnp.floor((obs_TO[:, self._bodily : self._bodily + 2] + 1) * self.size / 2).astype(jnp.int32)
 
     def acts(self, state: State) -> jax.Array:
         """Every action is used."""
@@ -277,5 +312,6 @@ def rotated(xy: jax.Array, ahead: jax.Array) -> jax.Array:
 def make(cfg: EnvConfig, tasks: pinpad.Tasks) -> Ant:
     """The environment of a configuration over one of its task tables."""
     return Ant(
-        BODIES[cfg.body], cfg.size, cfg.colours, cfg.walls, cfg.horizon, tasks, cfg.cell, cfg.timestep, cfg.substeps
-    )
+        BODIES[cfg.body], cfg.size, cfg.colours, cfg.walls, cfg.horizon, tasks, cfg.cell, cfg.timestep, cfg.substeps,
+        observation=cfg.observation,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,9 +32,13 @@ class SequenceModel(nnx.Module):
     """Embedding, L residual blocks and two heads, over one unbatched sequence.
 
     ``action`` and ``following`` say what the heads predict: the action, and what there is to predict of o_{t+1}.
+    ``encode`` makes of observations [T, ...] the [T, observation] that are embedded.
     """
 
-    def __init__(self, cfg: ModelConfig, observation: int, action: Head, following: Head, rngs: nnx.Rngs):
+    def __init__(
+        self, cfg: ModelConfig, observation: int, action: Head, following: Head, rngs: nnx.Rngs,
+        encode: Callable[[jax.Array], jax.Array] = jnp.asarray,
+    ):  # fmt: skip
         dtype = jnp.dtype(cfg.compute_dtype)
 
         def mixer():
@@ -48,7 +53,7 @@ class SequenceModel(nnx.Module):
         def block():
             return Block(mixer(), cfg.width, cfg.mlp, cfg.init_scale, rngs, dtype)
 
-        self.dtype, self.depth = dtype, cfg.depth
+        self.dtype, self.depth, self.encode = dtype, cfg.depth, encode
         self.embed = linear(observation, cfg.width, cfg.init_scale, rngs, dtype)
         self.blocks = nnx.List([block() for _ in range(cfg.depth)])
         self.norm = nnx.LayerNorm(cfg.width, rngs=rngs)
@@ -73,7 +78,8 @@ class SequenceModel(nnx.Module):
         Returns:
           The residual stream e_{t,l}, float32 [T, D], and the states after T steps.
         """
-        return self._run(self.embed(obs_TO.astype(self.dtype)).astype(jnp.float32), self.blocks[:layer], states, t0)
+        embedded = self.embed(self.encode(obs_TO).astype(self.dtype)).astype(jnp.float32)
+        return self._run(embedded, self.blocks[:layer], states, t0)
 
     def upper(self, e_TD: jax.Array, states: tuple[Any, ...], t0: Clock, layer: int) -> tuple[Outputs, tuple]:
         """The blocks from ``layer`` on and the heads; arguments as in :meth:`lower`, states those of these blocks."""
