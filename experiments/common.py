@@ -4,8 +4,9 @@
 
 With --parent=OTHER the stages that NAME builds on are taken from the run in OTHER (linked, not copied).
 
-Exit codes: 0 done; 2 bad input or an unusable checkpoint; 3 training ceased to be finite; 75 stopped by SIGTERM or
-Ctrl-C with the state saved, the same command continues; 130 Ctrl-C outside training.
+Exit codes: 0 done; 2 bad input or an unusable checkpoint; 3 training ceased to be finite; 4 another process works in
+the workdir; 75 stopped by SIGTERM or Ctrl-C with the state saved, the same command continues; 76 another process took
+the workdir over while this one was suspended; 130 Ctrl-C outside training.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from experiments import lock
 from internal_rl import config as c
+from internal_rl import mesh
 from internal_rl.checkpoints import CheckpointError
 from internal_rl.dataset import DataError
 from internal_rl.learning import objectives, updates
-from internal_rl.learning.loop import NonFiniteError
+from internal_rl.learning.journal import NonFiniteError
 from internal_rl.learning.updates import TrainState
 from internal_rl.weights import WeightsError
 
 BAD_INPUT = 2
 NOT_FINITE = 3
+IN_USE = 4
 INTERRUPTED = 130
 # Folders of a stage inside the workdir, by the section of the configuration that the stage reads.
 STAGE_FOLDERS = {
@@ -66,6 +70,7 @@ class Options:
     workdir: Path | None
     parent: Path | None
     dry_run: bool
+    distributed: str
 
 
 def main(
@@ -88,16 +93,43 @@ def main(
             return
         if options.workdir is None:
             raise c.ConfigError("--workdir is missing; expected the folder of the run.")
+        mesh.join(options.distributed)
         supplied = (*builds_on, *(EXPERT_FOLDERS if options.config.env.body != "point" else ()))
         if options.parent and not supplied:
             raise c.ConfigError("--parent is given; expected only with a stage that builds on another.")
         if options.parent:
             check_parent(options.parent, options.config, supplied)
-        claim(options.workdir, options.config)
-        if options.parent:
-            adopt(options.workdir, options.parent, supplied)
-        enable_compilation_cache()
-        run(options.config, options.workdir)
+        with working_in(options.workdir):
+            claim(options.workdir, options.config)
+            if options.parent:
+                adopt(options.workdir, options.parent, supplied)
+            enable_compilation_cache()
+            run(options.config, options.workdir)
+
+
+@contextlib.contextmanager
+def working_in(workdir: Path) -> Iterator[None]:
+    """Makes the workdir and keeps other processes out; of a run of several processes the first does.
+
+    Raises:
+      ConfigError: if the folder cannot be used.
+      HeldError: if another process works there.
+    """
+    with contextlib.ExitStack() as stack:
+        with usable(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            if mesh.first():
+                stack.enter_context(lock.hold(workdir))
+        yield
+
+
+@contextlib.contextmanager
+def usable(workdir: Path) -> Iterator[None]:
+    """Turns what the system says about a folder into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise c.ConfigError(f"--workdir={workdir} cannot be used: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -109,6 +141,8 @@ def one_sentence() -> Iterator[None]:
         _fail(error, BAD_INPUT)
     except NonFiniteError as error:
         _fail(error, NOT_FINITE)
+    except lock.HeldError as error:
+        _fail(error, IN_USE)
     except KeyboardInterrupt:
         _fail("interrupted.", INTERRUPTED)
 
@@ -123,6 +157,10 @@ def parse(argv: Sequence[str]) -> Options:
     config_flags.DEFINE_config_file("config", None, "configs/FILE.py:PRESET", values, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_string("parent", None, "Folder of a run whose stages are built on.", flag_values=values)
+    flags.DEFINE_enum(
+        "distributed", "auto", ["auto", "on", "off"], "Join the processes of a job: auto, where there are several.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and exit.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     if any(argument in ("--help", "-help", "-h") for argument in argv):
@@ -140,21 +178,21 @@ def parse(argv: Sequence[str]) -> Options:
         raise c.ConfigError(f"{leftover[0]!r} is not a flag; expected --config.SECTION.FIELD=VALUE.")
     config = c.from_dict(values.config.to_dict())
     workdir, parent = (Path(path).absolute() if path else None for path in (values.workdir, values.parent))
-    return Options(config, workdir, parent, values.dry_run)
+    return Options(config, workdir, parent, values.dry_run, values.distributed)
 
 
 def claim(workdir: Path, config: c.Config) -> None:
     """Writes ``config.json`` into the workdir, or refuses a workdir that belongs to another configuration.
 
-    A changed field is allowed where it changes nothing already computed: fields of a stage that has no folder yet, and
-    more ``steps`` for a stage whose schedule does not depend on their number.
+    A changed field is allowed where it changes nothing already computed: fields of a stage that has no folder yet,
+    more ``steps`` for a stage whose schedule does not depend on their number, and ``mesh``.
 
     Raises:
       ConfigError: naming the first field that differs and both values, or the reason the folder cannot be used.
     """
     path = workdir / "config.json"
     wanted = json.loads(json.dumps(c.to_dict(config)))  # tuples become lists, as in the file
-    try:
+    with usable(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         started = {name for name, folders in STAGE_FOLDERS.items() if any((workdir / f).exists() for f in folders)}
         if not path.exists() and started:
@@ -162,8 +200,6 @@ def claim(workdir: Path, config: c.Config) -> None:
         if path.exists():
             _check_same(_read_object(path), wanted, started, workdir)
         write_json(path, wanted)
-    except OSError as error:
-        raise c.ConfigError(f"--workdir={workdir} cannot be used: {error.strerror or error}.") from error
 
 
 def check_parent(parent: Path, config: c.Config, stages: Sequence[str]) -> None:
@@ -315,15 +351,12 @@ def lists(scores: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes strict JSON atomically."""
+    """Writes strict JSON atomically, in the first process of a run."""
+    if not mesh.first():
+        return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The metric rows of a stage."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _check_file(argv: Sequence[str]) -> None:
@@ -379,7 +412,7 @@ def _check_same(stored: dict[str, Any], wanted: dict[str, Any], started: set[str
     for field in [*new, *(old.keys() - new.keys())]:
         before, after = old.get(field, defaults.get(field, "absent")), new.get(field, "absent")
         section, _, name = field.partition(".")
-        if before == after or (section in STAGE_FOLDERS and section not in started):
+        if before == after or field == "mesh" or (section in STAGE_FOLDERS and section not in started):
             continue
         grown = name == "steps" and isinstance(before, int) and isinstance(after, int) and after > before
         if grown and new.get(f"{section}.schedule") == "constant":

@@ -14,7 +14,7 @@ from experiments import common, expert_data, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import steering
 from internal_rl.config import Config
-from internal_rl.learning import loop, objectives, updates
+from internal_rl.learning import journal, loop, objectives, updates
 from internal_rl.learning.rollout import base_actor, rollout
 
 GATE = 0.7
@@ -73,7 +73,7 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     def summarise():
         episodes = 16 * cfg.control.eval_batch
         keys = common.row_keys(cfg, cfg.control, "control summary")
-        last, result = common.rows(workdir / "control")[-1], {}
+        last, result = journal.last(journal.read(workdir / "control")), {}
         for layer in layers(cfg):
             measure = jax.vmap(lambda b, p, key, at=layer: success(cfg, b, p, at, key, episodes), (axis, 0, 0))
             scores = common.lists(jax.jit(measure)(base, state.params[str(layer)], keys))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
-from internal_rl import build, data, dataset
+from internal_rl import build, data, dataset, mesh
 from internal_rl.config import Config, ConfigError, ExpertConfig
 from internal_rl.data import Batch
 
@@ -44,10 +44,11 @@ def clean(cfg: Config, context: dict[str, Any], key: jax.Array, batch: int, spli
 
 
 def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: jax.Array, batch: int, split: str):
-    if "data" in context:
-        drawn = context["data"][split].sample(key, batch)
-        return _turned(cfg, drawn, jax.random.fold_in(key, 1)) if cfg.data.turns else drawn
-    return data.expert_batch(build.pretrain_env(cfg), grid_expert, cfg.env.subgoal_length, key, batch)
+    if "data" not in context:
+        drawn = data.expert_batch(build.pretrain_env(cfg), grid_expert, cfg.env.subgoal_length, key, batch)
+        return mesh.over_batch(drawn)
+    drawn = mesh.over_batch(context["data"][split].sample(key, batch))
+    return _turned(cfg, drawn, jax.random.fold_in(key, 1)) if cfg.data.turns else drawn
 
 
 def _turned(cfg: Config, batch: Batch, key: jax.Array) -> Batch:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from experiments import common
 from internal_rl import charts, checkpoints
 from internal_rl import config as c
+from internal_rl.learning import journal
 from internal_rl.page import Claim
 
 
@@ -30,10 +31,14 @@ class Runs:
         Raises:
           ConfigError: if the run is not done.
         """
-        folder = self.workdir / name
+        named = {run["name"]: run["folder"] for run in self._manifest()}
+        folder = self.workdir / named.get(name, name)
         if not (folder / "DONE").exists():
             raise c.ConfigError(f"the run {name} is not done in {self.workdir}; run experiments.sweep there first.")
         return folder
+
+    def _manifest(self) -> list[dict[str, Any]]:
+        return json.loads((self.workdir / "manifest.json").read_text(encoding="utf-8"))["runs"]
 
     def config(self, name: str) -> c.Config:
         """The configuration of a run."""
@@ -46,7 +51,7 @@ class Runs:
 
     def metrics(self, name: str, stage: str) -> list[dict[str, Any]]:
         """The metric rows of a stage of a run."""
-        return common.rows(self.folder(name) / stage)
+        return journal.read(self.folder(name) / stage)
 
     def names(self, prefix: str) -> list[str]:
         """The runs whose name starts so, in the order of the manifest.
@@ -54,8 +59,7 @@ class Runs:
         Raises:
           ConfigError: if there are none.
         """
-        manifest = json.loads((self.workdir / "manifest.json").read_text(encoding="utf-8"))
-        found = [run["name"] for run in manifest["runs"] if run["name"].startswith(prefix)]
+        found = [run["name"] for run in self._manifest() if run["name"].startswith(prefix)]
         if not found:
             raise c.ConfigError(f"no run in {self.workdir} is called {prefix}...; run experiments.sweep there first.")
         return found

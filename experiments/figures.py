@@ -20,6 +20,7 @@ from configs.sweeps import figures_of
 from experiments import common, figure
 from internal_rl import checkpoints, page
 from internal_rl import config as c
+from internal_rl.learning import journal
 
 
 def draw(workdir: Path, names: Sequence[str]) -> None:
@@ -31,6 +32,15 @@ def draw(workdir: Path, names: Sequence[str]) -> None:
             print(f"{made.name}: {workdir / 'figures' / made.name}.png {made.numbers}".rstrip(), flush=True)
             for claim in made.claims:
                 print(f"  {claim.verdict:<12} {claim.claim}: {claim.ours}", flush=True)
+
+
+def stopped(workdir: Path) -> str:
+    """A sentence on the seeds that ceased to be finite in some run; empty if there are none."""
+    found = []
+    for path in sorted(workdir.glob("*/*/metrics.jsonl")):
+        seeds = journal.standing_still(journal.read(path.parent)) if not path.parent.is_symlink() else {}
+        found += [f"{path.parent.relative_to(workdir)} seed {seed} at update {step}" for seed, step in seeds.items()]
+    return f" Ceased to be finite and stand still, but are counted: {'; '.join(found)}." if found else ""
 
 
 def write_page(workdir: Path, cfg: c.Config) -> Path:
@@ -45,7 +55,7 @@ def write_page(workdir: Path, cfg: c.Config) -> Path:
     agreeing = sum(line[-1] == page.AGREES for line in claims)
     note = (
         "Verdicts are computed from the measured numbers by the rule in the figure's source. Success counts unsolvable "
-        "layouts as failures."
+        "layouts as failures." + stopped(workdir)
     )
     table = page.table_html("Claims", ("claim", "paper", f"ours (preset {cfg.preset})", "verdict"), claims, note)
     return page.write(

@@ -15,6 +15,7 @@ import numpy as np
 from experiments import common, discover, expert_data, figure, reinforce, replay
 from internal_rl import build, checkpoints, config, plots
 from internal_rl import report as page
+from internal_rl.learning import journal
 
 EXAMPLES = 5
 
@@ -37,7 +38,7 @@ def curves(cfg: config.Config, workdir: Path) -> dict[str, dict[str, Any]]:
     """Success of the training episodes against episodes seen; each point averages the episodes since the last."""
     result = {}
     for label, folder in (("internal RL", "reinforce"), ("raw-action RL", "raw")):
-        rows = common.rows(workdir / folder)
+        rows = journal.read(workdir / folder)
         episodes = [row["step"] * cfg.reinforce.batch for row in rows]
         result[label] = {"episodes": episodes, "success": [row["success"] for row in rows]}
     return result
@@ -48,7 +49,7 @@ def median_learner(cfg: config.Config, workdir: Path) -> tuple[Any, Any, Any]:
     base, controller, _ = discover.load(cfg, workdir)
     abstract = jax.eval_shape(lambda: reinforce.initial(cfg))
     state, _ = checkpoints.load_final(workdir, "reinforce", abstract, cfg.reinforce.steps)
-    last = common.rows(workdir / "reinforce")[-1]["success"]
+    last = journal.last(journal.read(workdir / "reinforce"))["success"]
     seed = int(np.argsort(last)[len(last) // 2])
     return tuple(
         jax.tree.map(lambda x: x[seed % jax.tree.leaves(tree)[0].shape[0]], tree)  # noqa: B023
@@ -74,7 +75,7 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
         cfg, f"{cfg.reinforce.seeds} policies each", f"{cfg.reinforce.steps:,} updates x {cfg.reinforce.batch}"
     )
     losses = plots.loss_curves(
-        {name: common.rows(workdir / name) for name in ("pretrain", "control", "discover")},
+        {name: journal.read(workdir / name) for name in ("pretrain", "control", "discover")},
         dict.fromkeys(("pretrain", "control", "discover"), references(results)),
         stamp=figure.stamp(
             cfg, f"{cfg.pretrain.seeds} base models, {cfg.discover.seeds} metacontrollers", "training batches"

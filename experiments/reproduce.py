@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import blind, common, control, discover, expert_data, pretrain, raw, reinforce, report
+from internal_rl import mesh
 from internal_rl.analysis.statistics import quartiles
 from internal_rl.config import Config
+from internal_rl.learning import journal
 
 
 def grid_base(cfg: Config, workdir: Path) -> dict[str, Any]:
@@ -87,7 +89,12 @@ def collect(base: dict, steered: dict, found: dict, learned: dict) -> dict[str, 
 
 def wall_times(workdir: Path, folders: Sequence[str]) -> dict[str, float]:
     """Seconds that each stage took."""
-    return {name: common.rows(workdir / name)[-1]["wall_s"] for name in folders if (workdir / name).exists()}
+    return {name: journal.read(workdir / name)[-1]["wall_s"] for name in folders if (workdir / name).exists()}
+
+
+def stopped(folder: Path) -> dict[str, int]:
+    """The seeds of a stage that ceased to be finite, with the last update at which they were."""
+    return {str(seed): step for seed, step in journal.standing_still(journal.read(folder)).items()}
 
 
 def _gate(passed: bool, sentence: str) -> None:
@@ -109,8 +116,13 @@ def run(cfg: Config, workdir: Path) -> None:
     said = quartiles(found["code_subgoal"])["median"]
     print(f"codes: the true subgoal explains {said:.2f} of their variance where it changes.", file=sys.stderr)
     learned = {"internal_rl": reinforce.run(cfg, workdir), "raw_rl": raw.run(cfg, workdir)}
+    if not mesh.first():
+        return
     results = collect(base, steered, found, learned) | {"tolerance": common.tolerances(cfg)[1]}
     stages = ("ant_expert", "pretrain", "blind/pretrain", "control", "discover", "reinforce", "raw")
+    results["standing_still"] = {
+        name: still for name in stages if (workdir / name).exists() and (still := stopped(workdir / name))
+    }
     common.write_json(workdir / "results.json", results | {"wall_s": wall_times(workdir, stages)})
     report.run(cfg, workdir)
 

@@ -1,12 +1,16 @@
 """Runs a list of runs: what is missing, several at a time, each in its own folder; run again, it goes on.
 
+Any number of these commands may work on one folder, also from several hosts that share it: each takes the next run that
+nobody holds, and ends when there is none left. So a job array is this command, many times.
+
   python -m experiments.sweep --config=configs/gridworld.py:tiny --workdir=DIR   (and --sweep=FILE.py:NAME --jobs=N)
   python -m experiments.sweep ... --status                                       (only the table)
 
-A sweep is a function of the file that maps a configuration to a list of ``Run``. The folder of a run holds its
-stages, its log, and DONE or FAILED; the sweep's folder holds manifest.json with every command. Runs are processes of
-their own: one that fails stops what builds on it and nothing else. On a CPU each job is bound to its share of the
-cores, which for small models is twice as fast as one job on all of them.
+A sweep is a function of the file that maps a configuration to a list of ``Run``. The folder of a run is called by its
+name and a digest of what makes it what it is, so another configuration gets another folder; it holds the run's stages,
+its log, and DONE or FAILED with the end of the log. The sweep's folder holds manifest.json with every command. Runs are
+processes of their own: one that fails stops what builds on it and nothing else. On a CPU each job is bound to its share
+of the cores, which for small models is twice as fast as one job on all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -28,12 +33,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import common
+from experiments import common, lock
 from internal_rl import checkpoints
 from internal_rl import config as c
 from internal_rl.learning.loop import STOPPED
 
-DONE, FAILED, WAITING, RUNNING, BLOCKED = "DONE", "FAILED", "waiting", "running", "blocked"
+DONE, FAILED, WAITING, RUNNING, BLOCKED, HELD = "DONE", "FAILED", "waiting", "running", "blocked", "held"
+POLL_SECONDS = 10.0
+TRACEBACK_LINES = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +51,9 @@ class Job:
     folder: Path
     parent: str
     config: c.Config
+    digest: str
+    """What makes the run what it is, and what DONE vouches for."""
     commands: tuple[tuple[str, ...], ...]
-
-    @property
-    def digest(self) -> str:
-        """What DONE vouches for."""
-        return f"{c.digest(self.config)} {' '.join(command[2] for command in self.commands)}"
 
     def state(self) -> str:
         """``DONE`` or ``FAILED`` as marked in the folder, if for this configuration; else waiting."""
@@ -63,7 +67,9 @@ class Job:
         """Leaves ``marker`` as the only one."""
         for other in (DONE, FAILED):
             (self.folder / other).unlink(missing_ok=True)
-        (self.folder / marker).write_text(f"{self.digest}\n{note}\n", encoding="utf-8")
+        temporary = self.folder / f".{marker}.{os.getpid()}"
+        temporary.write_text(f"{self.digest}\n{note}\n", encoding="utf-8")
+        os.replace(temporary, self.folder / marker)
 
 
 def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Job]:
@@ -73,6 +79,7 @@ def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Jo
       ConfigError: for a name used twice, a parent that does not come before, or an override that cannot be used.
     """
     jobs: dict[str, Job] = {}
+    stages: dict[str, tuple[str, ...]] = {"": ()}
     for run in runs:
         if run.name in jobs:
             raise c.ConfigError(f"the sweep has two runs called {run.name!r}; expected each name once.")
@@ -83,14 +90,29 @@ def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Jo
             config = common.parse(["sweep", *chosen]).config
         except c.ConfigError as error:
             raise c.ConfigError(f"{run.name}: {error}") from error
-        folder = workdir / run.name
-        parent = [f"--parent={workdir / run.parent}"] if run.parent else []
+        stages[run.name] = (*stages[run.parent], *run.stages)
+        digest = digest_of(config, stages[run.name])
+        folder = workdir / f"{run.name}-{digest[:8]}"
+        parent = [f"--parent={jobs[run.parent].folder}"] if run.parent else []
         commands = tuple(
             (sys.executable, "-m", f"experiments.{stage}", *chosen, f"--workdir={folder}", *(parent if i == 0 else []))
             for i, stage in enumerate(run.stages)
         )
-        jobs[run.name] = Job(run.name, folder, run.parent, config, commands)
+        jobs[run.name] = Job(run.name, folder, run.parent, config, digest, commands)
     return list(jobs.values())
+
+
+def digest_of(config: c.Config, stages: Sequence[str]) -> str:
+    """A hash of what the results of ``stages`` depend on, which begin with those of the parents.
+
+    Sections of other stages do not count.
+    """
+    values = c.to_dict(config)
+    read = {section for section, folders in common.STAGE_FOLDERS.items() if set(folders) & set(stages)}
+    read |= {"ant_expert"} if "expert_data" in stages else set()
+    kept = {name: part for name, part in values.items() if name not in {*common.STAGE_FOLDERS, "mesh"} or name in read}
+    text = json.dumps([kept, *stages], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Runner:
@@ -99,13 +121,14 @@ class Runner:
     def __init__(self, jobs: Sequence[Job], slots: int):
         self.jobs = {job.name: job for job in jobs}
         self.states = {job.name: job.state() for job in jobs}
+        self._again: dict[str, float] = {}
         self._children: set[subprocess.Popen] = set()
         self._stopping = threading.Event()
         self._free = _shares(slots)
         self._pool = concurrent.futures.ThreadPoolExecutor(slots)
 
     def run(self) -> bool:
-        """Runs everything that can run; whether all is done. SIGTERM and Ctrl-C stop the children, which save."""
+        """Runs all that can run and nobody else holds; whether all is done. A stop reaches the children, which save."""
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         # A failed run is tried again: the cause may have been the machine.
         self.states = {name: WAITING if state == FAILED else state for name, state in self.states.items()}
@@ -116,13 +139,18 @@ class Runner:
                 for name in () if self._stopping.is_set() else self._ready()[: len(self._free)]:
                     self.states[name], cores = RUNNING, self._free.pop()
                     pending[self._pool.submit(self._execute, self.jobs[name], cores)] = name, cores
-                if not pending:
+                if not pending and (self._stopping.is_set() or not self._again):
                     break
-                finished, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                first = concurrent.futures.FIRST_COMPLETED
+                finished, _ = concurrent.futures.wait(pending, POLL_SECONDS if self._again else None, first)
+                if not pending:
+                    self._stopping.wait(POLL_SECONDS)
                 for future in finished:
                     name, cores = pending.pop(future)
                     self.states[name] = future.result()
                     self._free.append(cores)
+                    if self.states[name] == HELD:
+                        self._again[name] = time.monotonic() + POLL_SECONDS
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -134,6 +162,12 @@ class Runner:
         return all(state == DONE for state in self.states.values())
 
     def _ready(self) -> list[str]:
+        """The runs that can be taken now, in the order of the list."""
+        now = time.monotonic()
+        for name, when in list(self._again.items()):
+            if now >= when:
+                del self._again[name]
+                self.states[name] = self.jobs[name].state()  # its holder may have finished it
         return [
             name
             for name, job in self.jobs.items()
@@ -143,6 +177,10 @@ class Runner:
     def _execute(self, job: Job, cores: list[int] | None) -> str:
         """Runs one job's commands on the given cores; the new state."""
         job.folder.mkdir(parents=True, exist_ok=True)
+        if lock.held(job.folder):
+            return HELD
+        if job.state() == DONE:  # by another worker, a moment ago
+            return DONE
         start = time.monotonic()
         _say(f"{job.name}: started")
         with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
@@ -150,10 +188,13 @@ class Runner:
                 code = self._call(command, cores, log)
                 if self._stopping.is_set():
                     return WAITING
+                if code == common.IN_USE:
+                    return HELD
                 if code:
-                    why = _last_line(job.folder / "log.txt")
-                    job.mark(FAILED, f"exit code {code}: {why}")
-                    _say(f"{job.name}: FAILED with exit code {code}: {why}")
+                    last = _last_lines(job.folder / "log.txt")
+                    why = f"exit code {code}: {last[-1][:300]}"
+                    job.mark(FAILED, "\n".join([why, *last]))
+                    _say(f"{job.name}: FAILED with {why}")
                     return FAILED
         job.mark(DONE, f"{time.monotonic() - start:.0f} s")
         _say(f"{job.name}: done in {time.monotonic() - start:.0f} s")
@@ -190,20 +231,24 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _last_line(path: Path) -> str:
+def _last_lines(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "no output"
+    return lines[-TRACEBACK_LINES:] or ["no output"]
 
 
 def status(jobs: Sequence[Job], states: dict[str, str]) -> str:
-    """One line a run: state, time or reason, and how to see more."""
+    """One line a run: state, time or reason; the counts; and what the same command would take up again."""
     lines = []
     for job in jobs:
         marker = job.folder / states[job.name]
-        note = marker.read_text(encoding="utf-8").split("\n", 1)[1].strip() if marker.is_file() else ""
+        note = marker.read_text(encoding="utf-8").splitlines()[1] if marker.is_file() else ""
+        if states[job.name] == HELD:
+            note = f"by {lock.holder(job.folder / f'LOCK.{lock.newest(job.folder)}')}"
         lines.append(f"{job.name:<28} {states[job.name]:<8} {note}".rstrip())
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
-    return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
+    lines.append(", ".join(f"{number} {state}" for state, number in counts.items()))
+    left = [job.name for job in jobs if states[job.name] not in (DONE, HELD)]
+    return "\n".join([*lines, f"the same command takes up: {' '.join(left)}"] if left else lines)
 
 
 def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
@@ -214,6 +259,7 @@ def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
     runs = [
         {
             "name": job.name,
+            "folder": job.folder.name,
             "parent": job.parent,
             "digest": job.digest,
             "commands": [shlex.join(("python", *command[1:])) for command in job.commands],
@@ -260,7 +306,9 @@ def run(flags: Sequence[str], sweep: str, jobs: int, only_status: bool) -> bool:
     shared = [flag for flag in flags if flag.lstrip("-").startswith("config")]
     planned = jobs_of(shared, load_sweep(sweep, options.config), options.workdir)
     states = {job.name: job.state() for job in planned}
-    if not only_status:
+    if only_status:
+        states = {job.name: HELD if lock.held(job.folder) else states[job.name] for job in planned}
+    else:
         write_manifest(options.workdir, sweep, planned)
         runner = Runner(planned, jobs or automatic_jobs())
         runner.run()

@@ -24,6 +24,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from internal_rl import mesh
+
 KEEP = 2
 _TEMPORARY = "*.orbax-checkpoint-tmp*"
 
@@ -35,7 +37,8 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The newest steps of one stage, in one folder.
 
-    A pytree saved here has only ``jax.Array`` leaves (typed PRNG keys included), each wholly on this process's devices.
+    A pytree saved here has only ``jax.Array`` leaves (typed PRNG keys included). In a run of several processes all of
+    them save and restore together.
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: Collection[int] = ()):
@@ -63,17 +66,22 @@ class Checkpoints:
         """
         added = {"step": step, "digest": leaf_digest(state), "leaves": _specs(state), "provenance": provenance()}
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._set_aside()
-            if (self.directory / str(step)).exists():
-                raise FileExistsError("the step exists already, perhaps another process trains here")
-            for leftover in self.directory.glob(_TEMPORARY):
-                shutil.rmtree(leftover)
+            if mesh.first():
+                self._prepare(step)
+            mesh.meet(f"prepared {self.directory} {step}")
             ocp.save(self.directory / str(step), state, custom_metadata={**metadata, **added})
-            for old in set(self.steps()[:-KEEP]) - self._keep:
+            for old in set(self.steps()[:-KEEP]) - self._keep if mesh.first() else ():
                 shutil.rmtree(self.directory / str(old))
         except Exception as error:  # whatever Orbax raises, the run must stop and say where
             raise CheckpointError(f"Writing checkpoint {step} in {self.directory} failed: {_reason(error)}.") from error
+
+    def _prepare(self, step: int) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._set_aside()
+        if (self.directory / str(step)).exists():
+            raise FileExistsError("the step exists already, perhaps another process trains here")
+        for leftover in self.directory.glob(_TEMPORARY):
+            shutil.rmtree(leftover)
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, int, dict[str, Any]] | None:
         """Reads the newest sound step; None if there are no steps.
@@ -82,7 +90,8 @@ class Checkpoints:
         passed over are renamed to ``<step>.unsound`` by the next :meth:`save`.
 
         Args:
-          abstract_state: pytree of ``jax.ShapeDtypeStruct``; a leaf without sharding goes to the first device.
+          abstract_state: pytree of ``jax.ShapeDtypeStruct``; without sharding, a leaf goes to this process's first
+            device.
 
         Returns:
           ``(state, step, metadata)``.
@@ -201,7 +210,7 @@ def leaf_digest(tree: Any) -> str:
     for name, leaf in _named_leaves(tree):
         values = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         hasher.update(f"{name} {_spec(leaf)}\n".encode())
-        hasher.update(np.asarray(values).tobytes())
+        hasher.update(np.asarray(mesh.whole(values)).tobytes())
     return hasher.hexdigest()
 
 
@@ -266,7 +275,7 @@ def _check_leaves(stored: dict[str, str], expected: dict[str, str]) -> None:
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -74,6 +74,8 @@ def check(config: Config) -> None:
     _check_env(config.env)
     _check_model(config.model)
     _check_stages(config)
+    if min(config.mesh) < 0:
+        raise ConfigError(f"mesh is {config.mesh}; expected two numbers >= 0.")
 
 
 _POSITIVE = {

@@ -275,12 +275,14 @@ class Config:
     """One run: every stage's section and the root seed.
 
     ``snapshot`` is the number of updates of the base model that the other stages build on; 0 means all of them.
+    ``mesh`` is how many devices lie along seeds and along the batch, 0 as many as fit; results do not depend on it.
     """
 
     name: str = "gridworld"
     preset: str = "paper"
     seed: int = 0
     snapshot: int = 0
+    mesh: tuple[int, int] = (0, 0)
     env: EnvConfig = EnvConfig()
     expert: ExpertConfig = ExpertConfig()
     ant_expert: AntExpertConfig = AntExpertConfig()
@@ -311,5 +313,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def digest(config: Config) -> str:
-    """A short hash of the resolved configuration."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+    """A short hash of the resolved configuration, of all that results depend on."""
+    values = to_dict(config)
+    del values["mesh"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -90,8 +90,9 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         ``ceiling`` (what success is measured against), ``ground_truth_control.success``, ``tolerance`` (steps by which
         switches may miss, default 1) and ``alignment_f1_tol1`` or of that tolerance,
         ``{internal_rl,raw_rl}.{initial,final}_success``; on the grid ``bayes_nll``, ``goal_known_nll`` and
-        ``bayes_gap``; for a body with physics ``expert.{pretrain,post}`` (success) and ``blind_nll``. Each is a number
-        or ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
+        ``bayes_gap``; for a body with physics ``expert.{pretrain,post}`` (success) and ``blind_nll``;
+        ``standing_still``, for each stage the seeds that ceased to be finite and when. Each is a number or
+        ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """
     tolerance = results.get("tolerance", 1)
     ceiling, of = _value(results, "ceiling"), _ceiling_name(results)
@@ -110,7 +111,12 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         ("Raw-action RL, success before", "raw_rl.initial_success"),
         ("Raw-action RL, success after", "raw_rl.final_success", "<", _scaled(internal, 0.25), "1/4 of internal RL"),
     ]  # fmt: skip
-    return [_row(label, _stat(results, name), *target) for label, name, *target in lines]
+    still = [
+        Row(f"Ceased to be finite: {stage}, seed {seed}", f"stands still at update {update}")
+        for stage, seeds in results.get("standing_still", {}).items()
+        for seed, update in seeds.items()
+    ]
+    return [_row(label, _stat(results, name), *target) for label, name, *target in lines] + still
 
 
 def _grid_rows(results: Mapping[str, Any]) -> list[tuple]:

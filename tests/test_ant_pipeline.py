@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from configs import ant
-from experiments import ant_expert, common, compile, expert_data, probe, reproduce
+from experiments import ant_expert, compile, expert_data, probe, reproduce
 from internal_rl import build
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
 from internal_rl.dataset import DataError, Dataset
+from internal_rl.learning import journal
 from internal_rl.weights import WeightsError
 
 CFG = ant.smoke()
@@ -78,7 +79,7 @@ def test_every_stage_runs(tmp_path):
     }
     for name, values in summaries.items():
         assert np.all(np.isfinite(values)), name
-    assert len(common.rows(tmp_path / "raw")) == 2
+    assert len(journal.read(tmp_path / "raw")) == 2
 
     with pytest.raises(DataError, match="seed = 0; expected 1"):
         expert_data.source(dataclasses.replace(CFG, seed=1), tmp_path, "D")

@@ -12,7 +12,7 @@ import pytest
 from experiments import common
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
-from internal_rl.learning.loop import NonFiniteError
+from internal_rl.learning.journal import NonFiniteError
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = f"--config={ROOT}/configs/gridworld.py:smoke"

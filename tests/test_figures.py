@@ -71,6 +71,14 @@ def test_fig04_judges_height_and_place(tmp_path, success, expected):
     assert {row["depth"] for row in made[0].data} == {1, 2} and all(row["ceiling"] == CEILING for row in made[0].data)
 
 
+def test_the_page_names_seeds_that_stand_still(tmp_path):
+    world = Invented(tmp_path, "fig06")
+    put(world.jobs["meta"].folder, "discover", {}, [{"step": 2, "nll": [0.5, 0.5]}, {"step": 4, "nll": [0.4, None]}])
+    assert figures.stopped(tmp_path).endswith(f"{world.jobs['meta'].folder.name}/discover seed 1 at update 2.")
+    put(world.jobs["meta"].folder, "discover", {}, [{"step": 2, "nll": [0.5, 0.5]}])
+    assert figures.stopped(tmp_path) == ""
+
+
 def test_figA2_has_the_shared_base_model_as_a_point_of_every_sweep(tmp_path):
     world = Invented(tmp_path, "figA2")
     for name in world.jobs:

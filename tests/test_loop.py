@@ -17,7 +17,7 @@ import pytest
 from internal_rl import checkpoints
 from internal_rl.checkpoints import CheckpointError, leaf_digest
 from internal_rl.config import Config
-from internal_rl.learning import loop
+from internal_rl.learning import journal, loop
 
 
 @flax.struct.dataclass
@@ -151,11 +151,11 @@ def test_fewer_steps_than_done_are_refused(tmp_path):
         go(tmp_path, steps=2)
 
 
-def poison(leaf: str, at: int):
-    """An update that spoils one thing of seed 1 at one step."""
+def poison(leaf: str, at: int, seeds: tuple[int, ...]):
+    """An update that spoils one thing of some seeds at one step."""
 
     def poisoned(state: State, context: jax.Array):
-        bad = (state.step == at) & (state.key == jax.random.split(jax.random.key(0), 2)[1])
+        bad = (state.step == at) & (state.key == jax.random.split(jax.random.key(0), 2)[jnp.array(seeds)]).any()
         state, metrics = update(state, context)
         if leaf == "loss":
             return state, metrics | {"loss": jnp.where(bad, jnp.inf, metrics["loss"])}
@@ -164,15 +164,35 @@ def poison(leaf: str, at: int):
     return poisoned
 
 
-@pytest.mark.parametrize(
-    ("leaf", "name"), [("loss", "loss of seed 1 is inf"), ("w", "the train state of seed 1 is nan")]
-)
-def test_non_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, leaf, name):
-    with pytest.raises(loop.NonFiniteError, match=f"Stage toy stopped: {name} between updates 4 and 6"):
-        go(tmp_path, update=poison(leaf, at=5), steps=8)  # the last update before a save
+SPOILT = [("loss", "loss of seed {} is inf"), ("w", "the train state of seed {} is nan")]
+
+
+@pytest.mark.parametrize(("leaf", "words"), SPOILT)
+def test_nothing_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, leaf, words):
+    name = words.format(0)
+    with pytest.raises(journal.NonFiniteError, match=f"Stage toy stopped: {name} between updates 4 and 6"):
+        go(tmp_path, update=poison(leaf, 5, (0, 1)), steps=8)  # the last update before a save
     assert [row["step"] for row in rows(tmp_path)] == [2, 4]
     assert checkpoints.stage_checkpoints(tmp_path, "toy").steps() == [2, 4]
     assert leaf_digest(go(tmp_path, steps=8)) == leaf_digest(go(tmp_path / "whole", steps=8))
+
+
+@pytest.mark.parametrize(("leaf", "words"), SPOILT)
+def test_one_seed_stands_still_and_the_others_go_on(tmp_path, capsys, leaf, words):
+    """Also across a stop, and where the cause is gone: it does not come back with updates missing."""
+    four = go(tmp_path / "four", steps=4)
+    whole = go(tmp_path / "whole", steps=12)
+    go(tmp_path, update=poison(leaf, 5, (1,)), steps=8)
+    assert f"warning: toy: {words.format(1)} between updates 4 and 6; the seed stands still" in capsys.readouterr().err
+    state = go(tmp_path, steps=12)
+    assert "toy: seed 1 stands still at update 4" in capsys.readouterr().err
+    seed = lambda state, i: leaf_digest(jax.tree.map(lambda x: x[i], state))  # noqa: E731
+    assert seed(state, 0) == seed(whole, 0) and seed(state, 1) == seed(four, 1)
+    found = journal.read(tmp_path / "toy")
+    assert [np.isnan(row["loss"]).tolist() for row in found] == [[False, False]] * 2 + [[False, True]] * 4
+    assert [row["loss"][0] for row in found] == [row["loss"][0] for row in journal.read(tmp_path / "whole" / "toy")]
+    assert journal.standing_still(found) == {1: 4} and journal.standing_still(found[:2]) == {}
+    assert journal.last(found)["loss"] == [found[-1]["loss"][0], found[1]["loss"][1]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -216,7 +236,7 @@ class Terminal(io.StringIO):
 
 def test_progress_is_one_live_line_on_a_terminal_and_sparse_elsewhere():
     for stream, newlines in ((Terminal(), 1), (io.StringIO(), 2)):
-        progress = loop._Progress("toy", 100, 0, stream)
+        progress = journal._Progress("toy", 100, 0, stream)
         for step in range(1, 101):
             progress.show(step, {"loss": 0.5})
         progress.close()

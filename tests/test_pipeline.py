@@ -9,10 +9,10 @@ import pytest
 import small_world
 
 from configs import gridworld
-from experiments import common, control, discover, expert_data, pretrain, reproduce
+from experiments import control, discover, expert_data, pretrain, reproduce
 from internal_rl import build
 from internal_rl import config as c
-from internal_rl.learning import loop
+from internal_rl.learning import journal, loop
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_second_run_trains_and_draws_nothing(finished, monkeypatch):
 
 
 def test_episodes_of_both_learners_are_equal_in_number(finished):
-    internal, raw = (common.rows(finished / name) for name in ("reinforce", "raw"))
+    internal, raw = (journal.read(finished / name) for name in ("reinforce", "raw"))
     assert [row["step"] for row in internal] == [row["step"] for row in raw]
     assert all(len(row["success"]) == gridworld.smoke().reinforce.seeds for row in internal + raw)
 

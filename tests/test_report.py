@@ -56,6 +56,12 @@ def test_all_targets_reached():
     assert verdicts(RESULTS) == dict.fromkeys((GAP, CONTROL, F1, INTERNAL, RAW), "reached")
 
 
+def test_seeds_that_stand_still_are_named():
+    assert "Ceased" not in report.table(RESULTS)
+    table = report.table(RESULTS | {"standing_still": {"discover": {"1": 400}}})
+    assert "Ceased to be finite: discover, seed 1" in table and "stands still at update 400" in table
+
+
 @pytest.mark.parametrize(
     ("metric", "name", "bound", "better"),
     [

@@ -1,8 +1,10 @@
 """Sweeps: every run is checked before one starts; what is done stays done; a failure stops only what builds on it."""
 
+import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 
 from configs import ant, gridworld, sweeps
 from configs.gridworld import get_config
-from experiments import common, figures, sweep
+from experiments import common, figures, lock, sweep
 from internal_rl import config as c
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +32,7 @@ CONFIGS = {"gridworld": gridworld.get_config, "ant": ant.get_config}
 def job(folder, name, program, parent=""):
     """A run of one command."""
     command = (sys.executable, "-c", program, name)
-    return sweep.Job(name, folder / name, parent, c.Config(), (command,))
+    return sweep.Job(name, folder / name, parent, c.Config(), name, (command,))
 
 
 def trace(folder, name, code=0):
@@ -58,8 +60,9 @@ def test_a_failure_stops_only_what_builds_on_it_and_is_tried_again(tmp_path, cap
     assert "exit code 3: why" in (tmp_path / "broken" / "FAILED").read_text()
     table = sweep.status(jobs(3), first.states)
     assert "2 DONE, 1 FAILED, 1 blocked" in table and "exit code 3: why" in table
+    assert table.endswith("the same command takes up: broken child")
 
-    # The digest knows the configuration and the module, not the exit code of this stand-in.
+    # The digest of this stand-in does not know its exit code.
     second = sweep.Runner(jobs(0), 1)
     assert second.run()
     assert seen(tmp_path)[3:] == ["broken", "child"] and not (tmp_path / "broken" / "FAILED").exists()
@@ -76,8 +79,79 @@ def test_done_vouches_for_one_configuration(tmp_path):
     one = job(tmp_path, "run", "")
     one.folder.mkdir()
     one.mark("DONE", "1 s")
-    other = sweep.Job("run", one.folder, "", c.Config(seed=1), one.commands)
+    other = dataclasses.replace(one, digest="other")
     assert (one.state(), other.state()) == ("DONE", "waiting")
+
+
+def test_a_run_is_known_by_what_its_stages_and_those_before_read():
+    """Another rate of a stage that comes later changes neither folder nor digest; any other change does."""
+    runs = [sweeps.Run("base", ("pretrain",), {}), sweeps.Run("meta", ("discover",), {}, "base")]
+
+    def folders(*flags):
+        jobs = sweep.jobs_of([SMOKE, *flags], runs, Path("folder"))
+        assert jobs[1].commands[0][-1] == f"--parent={jobs[0].folder}"
+        return [job.folder.name for job in jobs]
+
+    base, meta = folders()
+    assert base.startswith("base-") and meta.startswith("meta-")
+    for flag, changed in (
+        ("--config.reinforce.lr=0.5", (False, False)),
+        ("--config.mesh=(1, 1)", (False, False)),
+        ("--config.discover.lr=0.5", (False, True)),
+        ("--config.pretrain.lr=0.5", (True, True)),
+        ("--config.seed=1", (True, True)),
+    ):
+        assert tuple(a != b for a, b in zip(folders(flag), (base, meta), strict=True)) == changed, flag
+
+
+def worker(folder, names, quiet):
+    """A sweep of its own process on runs that each take a moment."""
+    program = (
+        f"import sys, time; sys.path[:0] = {sys.path!r}; from pathlib import Path; import test_sweep; "
+        "from experiments import sweep; sweep.POLL_SECONDS = 0.2; "
+        f"jobs = [test_sweep.slow_job(Path({str(folder)!r}), name) for name in {names!r}]; "
+        "sys.exit(not sweep.Runner(jobs, 1).run())"
+    )
+    return subprocess.Popen([sys.executable, "-c", program], stdout=quiet, stderr=quiet)
+
+
+def slow_job(folder, name):
+    """A run that, like a stage, locks its folder and does what is not done yet."""
+    program = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import time; from pathlib import Path\n"
+        f"from experiments import lock; trace = Path({str(folder / 'trace')!r}); trace.touch()\n"
+        f"try:\n with lock.hold(Path({str(folder / name)!r})):\n"
+        f"  if {name!r} not in trace.read_text(): time.sleep(0.5); trace.open('a').write({name + ' '!r})\n"
+        f"except lock.HeldError: sys.exit({common.IN_USE})"
+    )
+    return sweep.Job(name, folder / name, "", c.Config(), name, ((sys.executable, "-c", program),))
+
+
+def test_racing_workers_do_every_run_once(tmp_path):
+    """Three of them, each of which ends only when all is done."""
+    names = ["a", "b", "c", "d"]
+    with (tmp_path / "log").open("w") as quiet:
+        workers = [worker(tmp_path, names, quiet) for _ in range(3)]
+        codes = [one.wait(timeout=120) for one in workers]
+    assert codes == [0, 0, 0], (tmp_path / "log").read_text()
+    assert sorted(seen(tmp_path)) == names
+    assert all((tmp_path / name / "DONE").exists() for name in names)
+
+
+def test_a_run_in_use_is_waited_for(tmp_path, monkeypatch, capsys):
+    """Held when it was to start, and again while a command of it started; then its other holder has done it."""
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.1)
+    one = job(tmp_path, "run", f"import sys; sys.exit({common.IN_USE})")
+    one.folder.mkdir()
+    with lock.hold(one.folder):
+        assert "held" in sweep.status([one], {"run": sweep.HELD})
+        thread = threading.Timer(1.0, one.mark, ("DONE", "by another"))
+        thread.start()
+        runner = sweep.Runner([one], 1)
+        time.sleep(0)
+        monkeypatch.setattr(lock, "held", lambda folder: False)
+        assert runner.run()
+    assert not (one.folder / "FAILED").exists()
 
 
 def test_jobs_run_side_by_side(tmp_path):
@@ -176,7 +250,7 @@ def test_manifest_and_status_need_no_run(tmp_path, capsys):
 def test_a_manifest_keeps_the_runs_of_other_sweeps(tmp_path):
     one, two = job(tmp_path, "one", "a"), job(tmp_path, "two", "b")
     sweep.write_manifest(tmp_path, "first", [one, two])
-    other = sweep.Job("two", two.folder, "", c.Config(seed=1), two.commands)
+    other = dataclasses.replace(two, digest="other")
     sweep.write_manifest(tmp_path, "second", [other])
     runs = json.loads((tmp_path / "manifest.json").read_text())["runs"]
     assert [(run["name"], run["digest"]) for run in runs] == [("two", other.digest), ("one", one.digest)]

@@ -7,34 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import json
+import itertools
 import os
-import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from internal_rl import checkpoints
+from internal_rl import checkpoints, mesh
 from internal_rl.config import Config, digest
+from internal_rl.learning.journal import FINITE, Journal
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved; the same command continues
-PLAIN_LINE_SECONDS = 10.0
-_FINITE = "the train state"
 Chunk = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
 Save = Callable[[int, Any], None]
-
-
-class NonFiniteError(RuntimeError):
-    """A metric or the train state ceased to be finite, worded as one sentence."""
+Stop = Callable[[], str]
+"""What asks to stop, or nothing; the same in every process, all of which must ask."""
+_ASKED = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +74,10 @@ def run(
     ``<workdir>/<stage>/metrics.jsonl``: ``step``, ``wall_s`` (seconds of training without compilation, summed over
     resumed runs) and per metric its mean over the chunk for each seed [S].
 
+    The work is spread over the devices of ``config.mesh``, in a run of several processes over those of all of them. A
+    seed whose metrics or state cease to be finite stands still from the chunk before: its ``step`` stays behind, its
+    metrics are null, and the others go on.
+
     Args:
       stage: what to do.
       state: the first train state, leaves [S, ...] with fields ``step`` (int32 [S]) and ``key`` ([S]), never donated
@@ -88,27 +88,36 @@ def run(
       parents: stage name -> digest of the checkpoint the context came from.
 
     Returns:
-      The final train state.
+      The final train state, on this process's first device.
 
     Raises:
-      NonFiniteError: naming stage, steps, metric and seed; the last good checkpoint stays.
+      NonFiniteError: if no seed is finite, naming stage, steps, metric and seed; the last good checkpoint stays.
       CheckpointError: if the stage's checkpoints are unusable or belong to other parents.
+      ConfigError: if there are no such devices.
       SystemExit: with code ``STOPPED`` after SIGTERM or Ctrl-C, once the state is saved.
     """
     store = checkpoints.stage_checkpoints(workdir, stage.name, stage.keep)
     state, step, wall_s = _resume(stage, store, state, workdir, parents)
     if step == stage.steps:
         return state
+    journal = Journal(stage.name, Path(workdir), stage.steps, stage.log_every, stage.headline)
+    metadata = {"config": digest(config), "parents": parents}
+
+    def save(step: int, state: Any) -> None:
+        store.save(step, state, metadata | {"wall_s": journal.wall_s()})
+
     with _stop_requests() as stop:
         state = jax.tree.map(_own, jax.jit(state)() if callable(state) else state)
-        chunk = compile_chunk(stage, state, context)
-        metadata = {"config": digest(config), "parents": parents}
-        with contextlib.closing(_Log(stage, Path(workdir), step, wall_s)) as log:
-
-            def save(step: int, state: Any) -> None:
-                store.save(step, state, metadata | {"wall_s": log.wall_s()})
-
-            return _train(stage, chunk, state, context, step, save, log, stop)
+        updates = np.asarray(state.step)
+        still = {int(seed): int(updates[seed]) for seed in np.flatnonzero(updates < step)}
+        devices = mesh.make(config.mesh, len(updates))
+        state, context = mesh.place(devices, state), mesh.place(devices, context, stage.context_axes)
+        with mesh.entered(devices):
+            chunk = compile_chunk(stage, state, context, devices)
+        journal.start(step, wall_s, still)
+        with contextlib.closing(journal):
+            state = _train(stage, chunk, state, context, step, save, journal, stop)
+    return state if devices is None else mesh.local(state)
 
 
 def _resume(
@@ -126,42 +135,55 @@ def _resume(
     return restored, step, metadata["wall_s"]
 
 
-def compile_chunk(stage: Stage, state: Any, context: Any) -> Chunk:
+def compile_chunk(stage: Stage, state: Any, context: Any, devices: Any = None) -> Chunk:
     """Compiles ``log_every`` updates and the evaluation into ``(state, context) -> (state, {metric: float32 [S]})``.
 
-    The state is donated. The extra metric ``_FINITE`` is NaN for a seed whose new state is not finite: the loss of the
-    last update was computed before that update.
+    The state is donated. A seed that is not finite afterwards, or whose ``step`` is behind the others' because it was
+    not earlier, keeps the state it had; the extra metric ``FINITE`` is NaN for it (the loss of the last update was
+    computed before that update, so the state itself is looked at).
+
+    Args:
+      stage: what to do.
+      state: train state [S, ...], placed.
+      context: what its updates read, placed.
+      devices: the mesh on which both lie, if any.
     """
 
     def one_seed(state: Any, context: Any) -> tuple[Any, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(lambda state, _: stage.update(state, context), state, length=stage.log_every)
+        context, leader = context
+        after, metrics = jax.lax.scan(lambda state, _: stage.update(state, context), state, length=stage.log_every)
         metrics = {name: values.mean(0, dtype=jnp.float32) for name, values in metrics.items()}
         if stage.evaluate is not None:
-            scores = stage.evaluate(state, context)
+            scores = stage.evaluate(after, context)
             if clash := metrics.keys() & scores.keys():
                 raise ValueError(f"{stage.name}: update and evaluate both report {sorted(clash)}")
             metrics |= {name: values.astype(jnp.float32) for name, values in scores.items()}
         for name, values in metrics.items():
             if values.ndim:
                 raise ValueError(f"{stage.name}: the metric {name} has shape {values.shape}; expected a scalar")
-        return state, metrics | {_FINITE: _nan_unless_finite(state)}
+        sound = _finite(after) & _finite(metrics) & (state.step == leader)
+        after = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
+        return after, metrics | {FINITE: jnp.where(sound, 1.0, jnp.nan)}
 
-    chunk = over_seeds(one_seed, stage.context_axes)
-    return jax.jit(chunk, donate_argnums=0).lower(state, context).compile()
+    over = over_seeds(one_seed, (stage.context_axes, None))
+    chunk = lambda state, context: over(state, (context, jnp.max(state.step)))  # noqa: E731
+    shardings = None if devices is None else (mesh.by_seed(devices), mesh.everywhere(devices))
+    return jax.jit(chunk, donate_argnums=0, out_shardings=shardings).lower(state, context).compile()
 
 
 def over_seeds(function: Callable[[Any, Any], Any], context_axes: Any) -> Callable[[Any, Any], Any]:
     """``function(state, context)`` for every seed of the leading axis of ``state``, in one program.
 
-    Side by side (``vmap``) on an accelerator. On a CPU one after the other: seeds side by side win nothing there and
-    fall out of its caches.
+    Side by side (``vmap``) on an accelerator and on a mesh. On a single CPU device one after the other: seeds side by
+    side win nothing there and fall out of its caches.
 
     Args:
       function: sees one seed.
       context_axes: as in :class:`Stage`.
     """
-    if jax.default_backend() != "cpu":
-        return jax.vmap(function, in_axes=(0, context_axes))
+    on_mesh = not jax.sharding.get_abstract_mesh().empty
+    if on_mesh or jax.default_backend() != "cpu":
+        return jax.vmap(function, (0, context_axes), spmd_axis_name=mesh.SEEDS if on_mesh else None)
 
     def one_by_one(state: Any, context: Any) -> Any:
         def row(i: jax.Array) -> Any:
@@ -180,128 +202,46 @@ def over_seeds(function: Callable[[Any, Any], Any], context_axes: Any) -> Callab
 
 
 def _train(
-    stage: Stage, chunk: Chunk, state: Any, context: Any, step: int, save: Save, log: _Log, stop: list[str]
+    stage: Stage, chunk: Chunk, state: Any, context: Any, step: int, save: Save, journal: Journal, stop: Stop
 ) -> Any:
     """The loop over chunks; the metrics of one are fetched once the next is on its way, unless a save needs them."""
     pending = None
-    stopping = bool(stop)
-    while step < stage.steps and not stopping:
+    asked = stop()
+    while step < stage.steps and not asked:
         state, metrics = chunk(state, context)
         step += stage.log_every
         if pending is not None:
-            log.record(*pending)
+            journal.record(*pending)
         pending = (step, metrics)
-        stopping = bool(stop)
-        if stopping or step == stage.steps or step % stage.save_every == 0:
-            log.record(*pending)  # checked before the state is saved
+        asked = stop()
+        if asked or step == stage.steps or step % stage.save_every == 0:
+            journal.record(*pending)  # checked before the state is saved
             pending = None
             save(step, state)
-    if stop:  # also after the last update, or the caller would go on to the next stage
-        log.close()
-        print(
-            f"{stage.name}: stopped by {stop[0]} at update {step} of {stage.steps}; the same command continues.",
-            file=sys.stderr,
-        )
+    asked = asked or stop()
+    if asked:  # also after the last update, or the caller would go on to the next stage
+        journal.close()
+        if mesh.first():
+            print(
+                f"{stage.name}: stopped by {asked} at update {step} of {stage.steps}; the same command continues.",
+                file=sys.stderr,
+            )
         raise SystemExit(STOPPED)
     return state
 
 
-class _Log:
-    """Checks, writes and shows the metrics of finished chunks, and keeps the clock."""
-
-    def __init__(self, stage: Stage, workdir: Path, step: int, wall_s: float):
-        path = workdir / stage.name / "metrics.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        truncate_metrics(path, step)
-        self._file = path.open("a", encoding="utf-8")
-        self._stage = stage
-        self._start = time.monotonic() - wall_s
-        self._progress = _Progress(stage.name, stage.steps, step, sys.stderr)
-
-    def wall_s(self) -> float:
-        return time.monotonic() - self._start
-
-    def record(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Fetches the metrics [S] of the chunk that ends at ``step``.
-
-        Raises:
-          NonFiniteError: before anything of this chunk is written.
-        """
-        fetched: dict[str, np.ndarray] = jax.device_get(metrics)
-        for name, values in fetched.items():
-            if not np.isfinite(values).all():
-                seed = int(np.flatnonzero(~np.isfinite(values))[0])
-                raise NonFiniteError(
-                    f"Stage {self._stage.name} stopped: {name} of seed {seed} is {values[seed]} between updates "
-                    f"{step - self._stage.log_every} and {step}; the last good checkpoint is kept."
-                )
-        del fetched[_FINITE]
-        row = {"step": step, "wall_s": round(self.wall_s(), 3)}
-        # str of a float32 is its shortest exact form, a quarter of the digits of the float64 it converts to.
-        row |= {name: [float(str(value)) for value in values] for name, values in fetched.items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
-        self._progress.show(step, {name: float(np.median(fetched[name])) for name in self._stage.headline})
-
-    def close(self) -> None:
-        self._file.close()
-        self._progress.close()
-
-
-class _Progress:
-    """One live line on a terminal; elsewhere a plain line at most every ``PLAIN_LINE_SECONDS``, and the last."""
-
-    def __init__(self, name: str, total: int, step: int, stream: TextIO):
-        self._name, self._total, self._first, self._stream = name, total, step, stream
-        self._start, self._printed, self._open = time.monotonic(), -float("inf"), False
-
-    def show(self, step: int, headline: dict[str, float]) -> None:
-        now = time.monotonic()
-        rate = (step - self._first) / max(now - self._start, 1e-9)
-        scores = "".join(f"  {name} {value:.4g}" for name, value in headline.items())
-        left = datetime.timedelta(seconds=round((self._total - step) / rate))
-        line = f"{self._name} {step}/{self._total}{scores}  {rate:.3g} updates/s  {left} left"
-        if self._stream.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
-            self._open = True
-        elif now - self._printed >= PLAIN_LINE_SECONDS or step == self._total:
-            print(line, file=self._stream, flush=True)
-            self._printed = now
-
-    def close(self) -> None:
-        if self._open:
-            print(file=self._stream, flush=True)
-        self._open = False
-
-
-def truncate_metrics(path: Path, step: int) -> None:
-    """Drops the rows beyond ``step`` and whatever follows a torn line, as left by a killed run."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            sound = line.endswith("\n") and json.loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
-            break
-        kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
-
-
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[list[str]]:
-    """Notes SIGTERM and the first Ctrl-C in a list that is read at chunk boundaries; a second one acts as usual.
+def _stop_requests() -> Iterator[Stop]:
+    """Notes SIGTERM and the first Ctrl-C, to be asked for at chunk boundaries; a second one acts as usual.
 
-    Handlers belong to the main thread, and in a distributed run to the cluster's own preemption service.
+    In a run of several processes JAX's preemption service hears SIGTERM and agrees on one update for all of them.
     """
+    if mesh.several():
+        yield lambda: "SIGTERM" if multihost_utils.reached_preemption_sync_point(next(_ASKED)) else ""
+        return
     requests: list[str] = []
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield requests
+    if threading.current_thread() is not threading.main_thread():  # handlers belong to the main thread
+        yield lambda: ""
         return
     numbers = (signal.SIGTERM, signal.SIGINT)
     previous = {number: signal.getsignal(number) for number in numbers}
@@ -313,7 +253,7 @@ def _stop_requests() -> Iterator[list[str]]:
     for number in numbers:
         signal.signal(number, note)
     try:
-        yield requests
+        yield lambda: requests[0] if requests else ""
     finally:
         for number in numbers:
             signal.signal(number, previous[number])
@@ -324,7 +264,6 @@ def _own(leaf: Any) -> jax.Array:
     return jnp.array(leaf, dtype=leaf.dtype, copy=True)
 
 
-def _nan_unless_finite(state: Any) -> jax.Array:
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()
-    return jnp.where(finite, 1.0, jnp.nan)
+def _finite(tree: Any) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool).all()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from internal_rl import mesh
 from internal_rl.config import AntExpertConfig
 from internal_rl.learning.losses import masked_mean
 from internal_rl.learning.updates import Metrics
@@ -161,7 +162,7 @@ def update_of(
         fresh = jax.vmap(game.reset)(jax.random.split(reset_key, cfg.batch))
         over = state.games.done
         games = jax.tree.map(lambda new, old: jax.vmap(jnp.where)(over, new, old), fresh, state.games)
-        state = state.replace(games=games)
+        state = state.replace(games=mesh.over_batch(games))
         net = net_of(state.params)
         games, steps, counts = unroll(game, net, state, play_key, cfg.unroll)
         last_value = jax.vmap(lambda one: net(state.normaliser(game.view(one).obs))[2])(games)
@@ -172,7 +173,8 @@ def update_of(
 
         def descend(carry, rows):
             params, opt_state = carry
-            (_, error), grads = jax.value_and_grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[rows], flat))
+            part = mesh.over_batch(jax.tree.map(lambda x: x[rows], flat))
+            (_, error), grads = jax.value_and_grad(loss, has_aux=True)(params, part)
             change, opt_state = tx.update(grads, opt_state, params)
             return (optax.apply_updates(params, change), opt_state), (error, optax.tree.norm(grads))
 

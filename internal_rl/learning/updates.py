@@ -14,6 +14,7 @@ import optax
 import optax.contrib
 from flax import struct
 
+from internal_rl import mesh
 from internal_rl.config import ReinforceConfig, TrainConfig
 from internal_rl.learning import losses
 from internal_rl.learning.rollout import Episode
@@ -119,12 +120,12 @@ def policy_gradient(
 
     def update(state: TrainState, context: Any) -> tuple[TrainState, Metrics]:
         play_key, order_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        keys = jax.random.split(play_key, cfg.batch)
+        keys = mesh.over_batch(jax.random.split(play_key, cfg.batch))
         episodes = jax.vmap(play, (None, None, 0))(state.params, context, keys)
         advantage_B = losses.normalised_advantage(jnp.sum(episodes.reward, axis=1))
 
         def descend(train, rows):
-            part = jax.tree.map(lambda x: x[rows], (episodes, advantage_B))
+            part = mesh.over_batch(jax.tree.map(lambda x: x[rows], (episodes, advantage_B)))
             (value, drift), grads = jax.value_and_grad(loss, has_aux=True)(train.params, *part)
             return _apply(train, grads, tx), {"loss": value, "drift": drift, "grad_norm": optax.tree.norm(grads)}
 

@@ -1,0 +1,141 @@
+"""Where arrays lie: a (seeds, batch) mesh of devices, and how many processes share it.
+
+Seeds need no communication, so they are spread first; what devices are left share each batch. A pure function says
+:func:`over_batch` of what has a batch axis and is otherwise written for one device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from internal_rl.config import ConfigError
+
+SEEDS, BATCH = "seeds", "batch"
+HEARTBEAT_SECONDS = 100
+"""How long a process may be silent before the others give it up."""
+_ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def make(shape: tuple[int, int], rows: int) -> Mesh | None:
+    """The mesh of a stage, over the devices of all processes; None for one device.
+
+    Args:
+      shape: devices along seeds and along the batch. 0 along seeds is as many as divide both ``rows`` and the devices;
+        0 along the batch is what is left of them.
+      rows: length of the seeds axis, S.
+
+    Raises:
+      ConfigError: if there are not as many devices, or seeds cannot be shared so.
+    """
+    devices = np.array(jax.devices())
+    seeds = shape[0] or math.gcd(rows, len(devices) // (shape[1] or 1))
+    batch = shape[1] or max(1, len(devices) // seeds)
+    if rows % seeds:
+        raise ConfigError(f"mesh is {shape} and a stage has {rows} rows of seeds; expected a divisor of them first.")
+    if seeds * batch > len(devices):
+        raise ConfigError(f"mesh is {shape}; expected at most {len(devices)} devices, which is all there are.")
+    if seeds * batch < len(devices) and several():
+        raise ConfigError(f"mesh is {shape}; expected all {len(devices)} devices of a run of several processes.")
+    if seeds * batch == 1:
+        return None
+    return Mesh(devices[: seeds * batch].reshape(seeds, batch), (SEEDS, BATCH))
+
+
+def over_batch(tree: Any) -> Any:
+    """``tree``, leaves [B, ...], with B shared by the devices of the mesh that is set; elsewhere nothing happens."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape[BATCH] == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH)), tree)
+
+
+def entered(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """Within it, what is traced is meant for ``mesh``."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def by_seed(mesh: Mesh | None) -> NamedSharding | None:
+    """Of leaves [S, ...]."""
+    return mesh and NamedSharding(mesh, PartitionSpec(SEEDS))
+
+
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """Of what every device has."""
+    return mesh and NamedSharding(mesh, PartitionSpec())
+
+
+def place(mesh: Mesh | None, tree: Any, axes: Any = 0) -> Any:
+    """Puts a tree, equal in all processes, on the mesh: by seed where the axis is 0, everywhere where it is None."""
+    if mesh is None:
+        return tree
+
+    def put(axis: int | None, part: Any) -> Any:
+        return jax.device_put(part, everywhere(mesh) if axis is None else by_seed(mesh))
+
+    return jax.tree.map(put, axes, tree, is_leaf=lambda axis: axis is None)
+
+
+def local(tree: Any) -> Any:
+    """The whole tree on this process's first device."""
+    home = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.device_put(whole(x), home), tree)
+
+
+def whole(leaf: jax.Array) -> jax.Array:
+    """A leaf that this process can read, also where parts of it lie with others; all of them must ask."""
+    if leaf.is_fully_addressable:
+        return leaf
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    data = multihost_utils.process_allgather(jax.random.key_data(leaf), tiled=True)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+
+def several() -> bool:
+    """Whether the run has several processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes."""
+    return not several() or jax.process_index() == 0
+
+
+def meet(place: str) -> None:
+    """Waits until every process has come here."""
+    if several():
+        multihost_utils.sync_global_devices(place)
+
+
+def join(wanted: str) -> None:
+    """Makes this process one of a job's, before anything else of JAX is used.
+
+    Args:
+      wanted: ``auto``, where the environment says that the job has several processes: Slurm's variables, a Cloud TPU
+        slice of several hosts, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; ``on``; or ``off``.
+
+    Raises:
+      ConfigError: if the job cannot be joined.
+    """
+    environment = os.environ
+    told = {_ADDRESS, _COUNT, _ID} <= environment.keys()
+    slurm = "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS") or 1) > 1
+    tpu = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    if wanted == "off" or (wanted == "auto" and not (told or slurm or tpu)):
+        return
+    try:
+        # Told everything, JAX need not look for a cluster, and not warn of what it would need for that.
+        known = {"num_processes": int(environment[_COUNT]), "process_id": int(environment[_ID])} if told else {}
+        detection = {"cluster_detection_method": "deactivate"} if told else {}
+        jax.distributed.initialize(**known, **detection, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (RuntimeError, TypeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(f"--distributed is {wanted!r} and the job's processes cannot be joined: {why}.") from error
