@@ -31,7 +31,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench clean
+.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench scaling clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ format: $(INSTALLED)  ## Format the code and apply safe fixes
 
 bench: $(INSTALLED)  ## Measure throughput on one core; writes results/bench.json
 	@$(PY) -m benchmarks.bench $(ARGS)
+
+scaling: $(INSTALLED)  ## Derive what scales over how many devices; writes the tables of docs/scaling.md
+	@$(PY) -m benchmarks.scaling --write $(ARGS)
 
 clean:  ## Remove .venv and every cache; runs/ stays
 	rm -rf .venv .cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -17,56 +17,59 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from benchmarks import counting
 from configs import gridworld
-from experiments import control, discover, pretrain, raw, reinforce
+from experiments import compile, control, discover, pretrain, raw, reinforce
+from internal_rl import build
 from internal_rl.config import Config
+from internal_rl.dataset import Dataset
 from internal_rl.learning import loop
 
 STAGES = ("pretrain", "control", "discover", "reinforce", "raw")
 
 
+def data_of(cfg: Config) -> dict[str, Dataset]:
+    """The shapes of a body's data set, as many rows as it can have."""
+    env, steps = build.pretrain_env(cfg), cfg.expert.horizon or cfg.env.horizon
+    rows, shape = cfg.data.episodes * (steps + 1), jax.ShapeDtypeStruct
+    whole = Dataset(
+        shape((rows, env.observation_size), jnp.float32), shape((rows, env.actions), jnp.float32),
+        shape((rows,), jnp.int32), shape((cfg.data.episodes + 1,), jnp.int32),
+        shape((cfg.data.episodes,), jnp.int32), steps, cfg.env.subgoal_length,
+    )  # fmt: skip
+    return {"train": whole, "held_out": whole}
+
+
 def stage_of(cfg: Config, name: str) -> tuple[loop.Stage, Any, Any]:
     """A stage of the preset, with the shapes of its train state and of its context."""
+    if name == "ant_expert":
+        from experiments import ant_expert  # imports MuJoCo, which takes seconds
+
+        return ant_expert.stage(cfg), jax.eval_shape(lambda: ant_expert.initial(cfg)), {"vary": {}}
     base = jax.eval_shape(lambda: pretrain.initial(cfg).params)
+    if name == "raw":
+        return raw.stage(cfg), jax.eval_shape(lambda tree: raw.initial(cfg, tree), base), {"vary": {}}
     # One pretrained base model is shared by all seeds, without their axis.
     one = {"base": jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), base), "vary": {}}
     axes: dict[str, int | None] = {"base": None, "vary": 0}
-    if name == "pretrain":
-        tasks = len(cfg.env.pretrain_tasks)
-        prior = jax.ShapeDtypeStruct((tasks,), float)
-        return pretrain.stage(cfg), jax.eval_shape(lambda: pretrain.initial(cfg)), {"vary": {}, "log_prior": prior}
-    if name == "control":
-        return control.stage(cfg, axes), jax.eval_shape(lambda: control.initial(cfg)), one
-    if name == "discover":
-        return discover.stage(cfg, axes), jax.eval_shape(lambda: discover.initial(cfg)), one
     if name == "reinforce":
         one["controller"] = jax.eval_shape(lambda: discover.initial(cfg).params)
         stage = reinforce.stage(cfg, axes | {"controller": 0})
         return stage, jax.eval_shape(lambda: reinforce.initial(cfg)), one
-    return raw.stage(cfg), jax.eval_shape(lambda tree: raw.initial(cfg, tree), base), {"vary": {}}
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs inside an equation."""
-    values = [v for value in params.values() for v in (value if isinstance(value, (tuple, list)) else (value,))]
-    return [getattr(v, "jaxpr", v) for v in values if hasattr(getattr(v, "jaxpr", v), "eqns")]
-
-
-def operations(jaxpr: Any) -> tuple[float, int]:
-    """Floating-point operations in matrix products, and scan iterations in sequence."""
-    flops, serial = 0.0, 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            contracted = equation.params["dimension_numbers"][0][0]
-            left = equation.invars[0].aval.shape
-            flops += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
-        length = equation.params["length"] if equation.primitive.name == "scan" else 1
-        for inner in _inner(equation.params):
-            more, nested = operations(inner)
-            flops += length * more
-            serial += length * max(nested, 1) if length > 1 else nested
-    return flops, serial
+    data, data_axes = ({}, {}) if cfg.env.body == "point" else ({"data": data_of(cfg)}, {"data": None})
+    if name == "control":
+        return control.stage(cfg, axes | data_axes), jax.eval_shape(lambda: control.initial(cfg)), one | data
+    if name == "discover":
+        return discover.stage(cfg, axes | data_axes), jax.eval_shape(lambda: discover.initial(cfg)), one | data
+    alone = {"vary": {}} | data
+    if name == "compile":
+        state = jax.eval_shape(lambda tree: compile.initial(cfg, tree), base)
+        return compile.stage(cfg, data_axes), state, alone
+    prior = jax.ShapeDtypeStruct((len(cfg.env.pretrain_tasks),), float)
+    state = jax.eval_shape(lambda: pretrain.initial(cfg))
+    return pretrain.stage(cfg, data_axes), state, alone | {"log_prior": prior}
 
 
 def cost(cfg: Config, name: str) -> dict[str, float]:
@@ -74,14 +77,15 @@ def cost(cfg: Config, name: str) -> dict[str, float]:
     stage, state, context = stage_of(cfg, name)
     update = jax.vmap(stage.update, in_axes=(0, stage.context_axes))
     traced = jax.jit(update, donate_argnums=0).trace(state, context)
-    flops, serial = operations(traced.jaxpr.jaxpr)
+    counted = counting.count(traced.jaxpr.jaxpr)
     begin = time.perf_counter()
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - begin
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        "gb": (held + memory.temp_size_in_bytes) / 1e9, "tflop": flops / 1e12, "serial": serial, "compile_s": seconds,
+        "gb": (held + memory.temp_size_in_bytes) / 1e9, "tflop": counted.flops / 1e12, "serial": counted.iterations,
+        "compile_s": seconds,
         "xla_tflop": (compiled.cost_analysis() or {}).get("flops", math.nan) / 1e12,
     }  # fmt: skip
 
