@@ -7,6 +7,7 @@ Seeds need no communication, so they are spread first; what devices are left sha
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from typing import Any
@@ -15,12 +16,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from internal_rl.config import ConfigError
 
 SEEDS, BATCH = "seeds", "batch"
 HEARTBEAT_SECONDS = 100
 """How long a process may be silent before the others give it up."""
+PATIENCE_SECONDS = 3600
+_MEETINGS = itertools.count()
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -78,9 +82,23 @@ def place(mesh: Mesh | None, tree: Any, axes: Any = 0) -> Any:
         return tree
 
     def put(axis: int | None, part: Any) -> Any:
-        return jax.device_put(part, everywhere(mesh) if axis is None else by_seed(mesh))
+        sharding = everywhere(mesh) if axis is None else by_seed(mesh)
+        return jax.tree.map(lambda leaf: _spread(leaf, sharding), part)
 
     return jax.tree.map(put, axes, tree, is_leaf=lambda axis: axis is None)
+
+
+def _spread(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if not several():
+        return jax.device_put(leaf, sharding)
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(_spread(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def local(tree: Any) -> Any:
@@ -93,7 +111,7 @@ def whole(leaf: jax.Array) -> jax.Array:
     """A leaf that this process can read, also where parts of it lie with others; all of them must ask."""
     if leaf.is_fully_addressable:
         return leaf
-    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if not _is_key(leaf):
         return multihost_utils.process_allgather(leaf, tiled=True)
     data = multihost_utils.process_allgather(jax.random.key_data(leaf), tiled=True)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -110,9 +128,12 @@ def first() -> bool:
 
 
 def meet(place: str) -> None:
-    """Waits until every process has come here."""
+    """Waits until every process has come here, however long one of them compiles.
+
+    A barrier of the processes, not of their devices: the first collective of a CPU run allows only half a minute.
+    """
     if several():
-        multihost_utils.sync_global_devices(place)
+        multihost.get_barrier_sync_fn()(key=f"{place} {next(_MEETINGS)}", timeout_ms=PATIENCE_SECONDS * 1000)
 
 
 def join(wanted: str) -> None:

@@ -249,7 +249,7 @@ def test_two_processes_train_one_model(tmp_path):
     env = {"SLURM_JOB_ID": str(random.randrange(10**6)), "JAX_PLATFORMS": "cpu"}
     with contextlib.closing(Cluster(checkout, commands)) as slurm:
         assert slurm.call("train.sbatch", "pretrain", CONFIG, "run", patience=600, **env) == 0
-    steps = [row["step"] for row in common.rows(checkout / "run" / "pretrain")]
+    steps = [row["step"] for row in journal.read(checkout / "run" / "pretrain")]
     assert steps and steps == sorted(set(steps))  # two that do not know of each other would write every row twice
 
 

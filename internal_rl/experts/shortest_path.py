@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
 from internal_rl.envs.gridworld import MOVES, Gridworld, State
 
-UNREACHABLE = jnp.int32(1_000_000)
+UNREACHABLE = np.int32(1_000_000)
 
 
 @struct.dataclass

@@ -114,6 +114,7 @@ def run(
         state, context = mesh.place(devices, state), mesh.place(devices, context, stage.context_axes)
         with mesh.entered(devices):
             chunk = compile_chunk(stage, state, context, devices)
+        mesh.meet(f"{stage.name} is compiled")
         journal.start(step, wall_s, still)
         with contextlib.closing(journal):
             state = _train(stage, chunk, state, context, step, save, journal, stop)

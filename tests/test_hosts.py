@@ -1,0 +1,135 @@
+"""A run of two processes: one model, one log, one checkpoint; a signal stops both at one update, a death ends both."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import common
+from internal_rl import checkpoints
+from internal_rl.learning import journal
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG = {"steps": 120, "log_every": 2, "save_every": 10}
+
+
+def flags(stage, **fields):
+    return [f"--config.{stage}.{name}={value}" for name, value in fields.items()]
+
+
+class Pair:
+    """Two processes of one job, each with two virtual devices of the CPU."""
+
+    def __init__(self, stage, workdir, arguments):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", f"experiments.{stage}", f"--config={ROOT}/configs/gridworld.py:smoke"]
+        shared = os.environ | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu",
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2",
+        }  # fmt: skip
+        self.logs = [workdir.parent / f"{workdir.name}-{stage}-{i}.log" for i in range(2)]
+        self.processes = [
+            subprocess.Popen(
+                [*command, f"--workdir={workdir}", *arguments], cwd=ROOT, env=shared | {"JAX_PROCESS_ID": str(i)},
+                stdout=log.open("w"), stderr=subprocess.STDOUT,
+            )
+            for i, log in enumerate(self.logs)
+        ]  # fmt: skip
+
+    def codes(self, patience=300):
+        try:
+            return [process.wait(patience) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def said(self):
+        return "\n".join(log.read_text() for log in self.logs)
+
+
+def single(stage, workdir, arguments):
+    command = [sys.executable, "-m", f"experiments.{stage}", f"--config={ROOT}/configs/gridworld.py:smoke"]
+    subprocess.run([*command, f"--workdir={workdir}", *arguments], cwd=ROOT, check=True, capture_output=True)
+
+
+def wait_for(workdir, stage, step):
+    """Until a checkpoint of that update or a later one is there."""
+    store, end = checkpoints.stage_checkpoints(workdir, stage), time.monotonic() + 300
+    while not any(found >= step for found in store.steps()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def final(workdir, stage):
+    """The digest of the newest checkpoint, as it was written."""
+    store = checkpoints.stage_checkpoints(workdir, stage)
+    folder = store.directory / str(store.steps()[-1])
+    return json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["digest"]
+
+
+def without_time(workdir, stage):
+    return [{k: v for k, v in row.items() if k != "wall_s"} for row in journal.read(workdir / stage)]
+
+
+def interrupted(stage, tmp_path, arguments, number):
+    """Two runs of two processes: one left alone, the other with a signal to the second process in the middle."""
+    calm = Pair(stage, tmp_path / "calm", arguments)
+    assert calm.codes() == [0, 0], calm.said()
+    cut = Pair(stage, tmp_path / "cut", arguments)
+    wait_for(tmp_path / "cut", stage, 20)
+    cut.processes[1].send_signal(number)
+    return cut, cut.codes()
+
+
+def same(stage, tmp_path):
+    assert without_time(tmp_path / "cut", stage) == without_time(tmp_path / "calm", stage)
+    assert final(tmp_path / "cut", stage) == final(tmp_path / "calm", stage)
+
+
+@pytest.mark.slow
+def test_a_death_ends_both_and_the_same_command_goes_on(tmp_path):
+    """And what two processes compute is what one does, up to the order of sums."""
+    arguments = flags("pretrain", **LONG, seeds=2)
+    cut, codes = interrupted("pretrain", tmp_path, arguments, signal.SIGKILL)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, common.BAD_INPUT), cut.said()
+    assert checkpoints.stage_checkpoints(tmp_path / "cut", "pretrain").steps()[-1] < LONG["steps"]
+    again = Pair("pretrain", tmp_path / "cut", arguments)
+    assert again.codes() == [0, 0], again.said()
+    same("pretrain", tmp_path)
+    single("pretrain", tmp_path / "one", arguments)
+    ours, theirs = (journal.read(tmp_path / name / "pretrain") for name in ("calm", "one"))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    np.testing.assert_allclose([row["nll"] for row in ours[:10]], [row["nll"] for row in theirs[:10]], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_both_at_one_update(tmp_path):
+    arguments = flags("pretrain", **LONG)
+    cut, codes = interrupted("pretrain", tmp_path, arguments, signal.SIGTERM)
+    assert codes == [75, 75], cut.said()
+    assert cut.said().count("stopped by SIGTERM at update") == 1
+    again = Pair("pretrain", tmp_path / "cut", arguments)
+    assert again.codes() == [0, 0], again.said()
+    same("pretrain", tmp_path)
+
+
+@pytest.mark.slow
+def test_internal_rl_of_two_processes_dies_and_goes_on(tmp_path):
+    for name in ("calm", "cut"):
+        for stage in ("pretrain", "discover"):
+            single(stage, tmp_path / name, flags("reinforce", **LONG))
+    arguments = flags("reinforce", **LONG)
+    _, codes = interrupted("reinforce", tmp_path, arguments, signal.SIGKILL)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, common.BAD_INPUT)
+    again = Pair("reinforce", tmp_path / "cut", arguments)
+    assert again.codes() == [0, 0], again.said()
+    same("reinforce", tmp_path)
