@@ -1,6 +1,6 @@
 # `make help` lists the targets. Variables: PRESET (tiny), PYTHON (python3, builds .venv), ARGS (more flags of a command),
 # PY (an interpreter that already has the packages; setting it skips .venv), JOBS (runs of a sweep at a time, 0: automatic),
-# SWEEP (figures; or FILE.py:NAME), WORLD of the figures (gridworld; or ant).
+# SWEEP (figures; or FILE.py:NAME), WORLD of the figures (gridworld; or ant), N (kills of the torture).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -13,6 +13,8 @@ RUN_FLAGS = --config=configs/gridworld.py:$(PRESET) --workdir=$(WORKDIR) $(ARGS)
 
 ANTDIR ?= runs/ant-$(PRESET)
 ANT_FLAGS = --config=configs/ant.py:$(PRESET) --workdir=$(ANTDIR) $(ARGS)
+
+N ?= 50
 
 FIGURES := fig03 fig04 figA2 fig06 fig07 fig08 figA4 figE2
 WORLD ?= gridworld
@@ -31,7 +33,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format bench scaling clean
+.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +97,9 @@ lint: $(INSTALLED)  ## Check style, formatting and import directions
 format: $(INSTALLED)  ## Format the code and apply safe fixes
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+torture: $(INSTALLED)  ## Kill the stages N times in all at random moments and compare with undisturbed runs
+	@$(PY) -m experiments.torture --kills=$(N) $(ARGS)
 
 bench: $(INSTALLED)  ## Measure throughput on one core; writes results/bench.json
 	@$(PY) -m benchmarks.bench $(ARGS)

@@ -1,6 +1,9 @@
 """Checkpoints: what was saved comes back bit for bit, and whatever is damaged or foreign is noticed."""
 
+import json
+import resource
 import shutil
+import signal
 
 import flax.struct
 import jax
@@ -62,9 +65,26 @@ def empty(path) -> None:
     step.mkdir()
 
 
+def zero(path) -> None:
+    path.write_bytes(b"")
+
+
 def drop_metadata(path) -> None:
     step = next(parent for parent in path.parents if parent.name.isdigit())
     (step / "_CHECKPOINT_METADATA").write_text("")
+
+
+def remove_metadata(path) -> None:
+    step = next(parent for parent in path.parents if parent.name.isdigit())
+    (step / "_CHECKPOINT_METADATA").unlink()
+
+
+def scramble_metadata(path) -> None:
+    """The digest of another state: the arrays are sound, what vouches for them is not."""
+    step = next(parent for parent in path.parents if parent.name.isdigit())
+    metadata = json.loads((step / "_CHECKPOINT_METADATA").read_text())
+    metadata["custom_metadata"]["digest"] = "0" * 64
+    (step / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata))
 
 
 def test_round_trip_is_bitwise(store):
@@ -80,7 +100,7 @@ def test_only_the_last_two_steps_stay(store):
     assert store.steps() == [4, 6]
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty, drop_metadata])
+@pytest.mark.parametrize("damage", [flip, truncate, zero, empty, drop_metadata, remove_metadata, scramble_metadata])
 def test_damage_falls_back_with_one_warning(store, capfd, damage):
     damage(data_file(store, 4))
     state, step, _ = store.restore_latest(ABSTRACT)
@@ -89,7 +109,8 @@ def test_damage_falls_back_with_one_warning(store, capfd, damage):
     warning = capfd.readouterr().err
     assert warning.count("\n") == 1
     assert "Checkpoint 4" in warning and "step 2" in warning
-    assert ("digest" in warning) == (damage is flip)  # Orbax alone would have loaded the flipped bit
+    # Orbax alone would have loaded these.
+    assert ("digest" in warning) == (damage in (flip, scramble_metadata))
 
 
 def test_training_on_after_damage_replaces_the_unsound_step(store):
@@ -138,6 +159,24 @@ def test_existing_steps_and_write_errors_surface(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="Writing checkpoint 1 .*"):
         Checkpoints(tmp_path / "file").save(1, make_state(1), {})
+
+
+def test_a_full_disk_is_reported_and_leaves_the_step_before(store):
+    """As far as one process can feel it: a limit on the size of files makes writing fail in the middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(CheckpointError, match="Writing checkpoint 6 in .* failed: "):
+            store.save(6, make_state(6), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert store.steps() == [2, 4]
+    state, step, _ = Checkpoints(store.directory).restore_latest(ABSTRACT)
+    assert step == 4 and checkpoints.leaf_digest(state) == checkpoints.leaf_digest(make_state(4))
+    store.save(6, make_state(6), {})
+    assert store.steps() == [4, 6]
 
 
 def test_digest_sees_values_names_and_dtypes():

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from experiments import common, sweep
-from internal_rl.config import ConfigError
+from internal_rl.learning import journal
 from internal_rl.learning.loop import STOPPED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,16 +229,7 @@ def test_slurm_warns_in_time_and_may_requeue():
         assert {"--requeue", "--open-mode=append", "--signal=B:TERM@300"} <= set(options), path
 
 
-def knows_distributed():
-    try:
-        common.parse(["test", f"--config={ROOT}/{CONFIG}", "--distributed=off"])
-    except ConfigError:
-        return False
-    return True
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not knows_distributed(), reason="the commands have no --distributed yet")
 def test_two_processes_train_one_model(tmp_path):
     checkout, commands = tmp_path / "checkout", tmp_path / "commands"
     checkout.mkdir()

@@ -125,13 +125,18 @@ def policy_gradient(
         advantage_B = losses.normalised_advantage(jnp.sum(episodes.reward, axis=1))
 
         def descend(train, rows):
-            part = mesh.over_batch(jax.tree.map(lambda x: x[rows], (episodes, advantage_B)))
+            part = episodes, advantage_B
+            if rows is not None:
+                part = mesh.over_batch(jax.tree.map(lambda x: x[rows], part))
             (value, drift), grads = jax.value_and_grad(loss, has_aux=True)(train.params, *part)
             return _apply(train, grads, tx), {"loss": value, "drift": drift, "grad_norm": optax.tree.norm(grads)}
 
-        orders = [jax.random.permutation(jax.random.fold_in(order_key, i), cfg.batch) for i in range(cfg.epochs)]
-        rows = jnp.stack(orders).reshape(cfg.epochs * cfg.minibatches, -1)
-        after, metrics = jax.lax.scan(descend, state, rows)
+        if cfg.descents == 1:  # in any order, and on a mesh a shuffle would send every episode
+            after, metrics = descend(state, None)
+        else:
+            orders = [jax.random.permutation(jax.random.fold_in(order_key, i), cfg.batch) for i in range(cfg.epochs)]
+            rows = jnp.stack(orders).reshape(cfg.descents, -1)
+            after, metrics = jax.lax.scan(descend, state, rows)
         return after.replace(step=state.step + 1), jax.tree.map(jnp.mean, metrics) | summary(episodes)
 
     return update

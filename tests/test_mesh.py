@@ -1,0 +1,76 @@
+"""Work spread over devices: the same losses, checkpoints that fit any number of them, refusals in a sentence."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from internal_rl import mesh
+from internal_rl.config import ConfigError
+
+TOLERANCE = 1e-4
+"""Relative; sums are taken in another order."""
+
+
+def on_eight_devices(workdir, *stages):
+    """The report of on_mesh in a process of its own."""
+    script = Path(__file__).with_name("on_mesh.py")
+    shared = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(script.parents[1]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, script, workdir, *stages], env=shared, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(found):
+    one = found.pop("(1, 1)")
+    devices = {name: part["devices"] for name, part in found.items()}
+    assert devices == {
+        "(2, 2)": 4, "(2, 2) to (1, 1)": 1, "(2, 2) to (2, 1)": 2, "(2, 2) to (2, 4)": 8, "(2, 2) to (0, 0)": 8,
+    }  # fmt: skip
+    # Seeds exchange counters only; a shared batch needs sums of gradients.
+    sums = {name: part["reduces"] for name, part in found.items()}
+    assert sums["(2, 2) to (1, 1)"] == 0 and sums["(2, 2) to (2, 1)"] < sums["(2, 2) to (2, 4)"]
+    for name, part in found.items():
+        assert [row["step"] for row in part["rows"]] == [2, 4]
+        for ours, theirs in zip(part["rows"], one["rows"], strict=True):
+            for metric, values in theirs.items():
+                np.testing.assert_allclose(ours[metric], values, rtol=TOLERANCE, atol=1e-6, err_msg=f"{name} {metric}")
+
+
+def test_learners_are_the_same_on_any_mesh(tmp_path):
+    """Policy gradient and supervised updates on toys."""
+    check(on_eight_devices(tmp_path, "toy"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", ["pretrain", "control", "discover", "reinforce", "raw"])
+def test_every_stage_is_the_same_on_any_mesh(tmp_path, last):
+    before = {"pretrain": (), "reinforce": ("pretrain", "discover")}.get(last, ("pretrain",))
+    check(on_eight_devices(tmp_path, *before, last))
+
+
+def test_bad_meshes_are_refused():
+    for shape, rows, words in (
+        ((2, 0), 3, "3 rows of seeds"),
+        ((2, 4), 2, "at most 1 devices"),
+        ((0, 2), 2, "at most"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            mesh.make(shape, rows)
+    assert mesh.make((0, 0), 3) is None and mesh.make((1, 1), 3) is None
+
+
+def test_without_a_mesh_nothing_is_spread():
+    tree = {"x": jnp.arange(3), "key": jax.random.split(jax.random.key(0), 3)}
+    assert mesh.over_batch(tree) is tree and mesh.place(None, tree) is tree
