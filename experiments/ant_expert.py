@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments import common, expert_data
-from internal_rl import build, checkpoints, weights
+from internal_rl import build, checkpoints, mesh, weights
 from internal_rl.config import Config, ConfigError
 from internal_rl.envs.ant import Ant
 from internal_rl.experts import ant_expert, guided
@@ -132,7 +132,8 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
             "seed": cfg.seed,
             **checkpoints.provenance(),
         }
-        weights.write(workdir / "ant_expert" / SHIPPED.name, jax.device_get(first(state)), about)
+        if mesh.first():
+            weights.write(workdir / "ant_expert" / SHIPPED.name, jax.device_get(first(state)), about)
         return scores
 
     return common.cached(workdir / "ant_expert" / "summary.json", checkpoints.leaf_digest(state), summarise)

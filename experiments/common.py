@@ -19,6 +19,7 @@ import json
 import os
 import re
 import sys
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ def main(
                 adopt(options.workdir, options.parent, supplied)
             enable_compilation_cache()
             run(options.config, options.workdir)
+            mesh.meet("the end")  # one that ends waits for the others for a few minutes only
 
 
 @contextlib.contextmanager
@@ -116,10 +118,16 @@ def working_in(workdir: Path) -> Iterator[None]:
       HeldError: if another process works there.
     """
     with contextlib.ExitStack() as stack:
+        held = ""
         with usable(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            if mesh.first():
-                stack.enter_context(lock.hold(workdir))
+            try:
+                if mesh.first():
+                    stack.enter_context(lock.hold(workdir))
+            except lock.HeldError as error:
+                held = str(error)
+        if held := mesh.tell(held):
+            raise lock.HeldError(held)
         yield
 
 
@@ -231,10 +239,11 @@ def _forget(values: dict[str, Any], field: str) -> None:
 
 def adopt(workdir: Path, parent: Path, stages: Sequence[str]) -> None:
     """Links the parent's stages into the workdir, where they are not there yet."""
-    for stage in stages:
+    for stage in stages if mesh.first() else ():
         source, target = parent / stage, workdir / stage
         if source.exists() and not target.exists():
             target.symlink_to(os.path.relpath(source, workdir), target_is_directory=True)
+    mesh.meet("linked")
 
 
 def enable_compilation_cache() -> None:
@@ -354,7 +363,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes strict JSON atomically, in the first process of a run."""
     if not mesh.first():
         return
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several sweeps may write one manifest
     temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 

@@ -14,7 +14,7 @@ from experiments import common, expert_data, pretrain
 from internal_rl import build, checkpoints
 from internal_rl.analysis import steering
 from internal_rl.config import Config
-from internal_rl.learning import journal, loop, objectives, updates
+from internal_rl.learning import loop, objectives, updates
 from internal_rl.learning.rollout import base_actor, rollout
 
 GATE = 0.7
@@ -73,11 +73,11 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
     def summarise():
         episodes = 16 * cfg.control.eval_batch
         keys = common.row_keys(cfg, cfg.control, "control summary")
-        last, result = journal.last(journal.read(workdir / "control")), {}
+        held_out, result = jax.jit(loop.over_seeds(stage(cfg, axes).evaluate, axes))(state, context), {}
         for layer in layers(cfg):
             measure = jax.vmap(lambda b, p, key, at=layer: success(cfg, b, p, at, key, episodes), (axis, 0, 0))
             scores = common.lists(jax.jit(measure)(base, state.params[str(layer)], keys))
-            result[str(layer)] = {"held_out_nll": last[f"held_out_nll_{layer}"]} | scores
+            result[str(layer)] = common.lists({"held_out_nll": held_out[f"held_out_nll_{layer}"]}) | scores
         return result
 
     return common.cached(workdir / "control" / "summary.json", checkpoints.leaf_digest(state), summarise)

@@ -186,7 +186,9 @@ def run(cfg: Config, workdir: Path) -> dict[str, dict[str, float]]:
     if cfg.env.body == "point":
         raise ConfigError("env.body is 'point'; expected a body with physics: the grid makes its data on the fly.")
     for name in FOLDERS:
-        make(cfg, workdir, name)
+        if mesh.first():
+            make(cfg, workdir, name)
+        mesh.meet(f"data {name}")
     return success(cfg, workdir)
 
 

@@ -31,13 +31,14 @@ class Runs:
         Raises:
           ConfigError: if the run is not done.
         """
-        named = {run["name"]: run["folder"] for run in self._manifest()}
+        named = {run["name"]: run.get("folder", run["name"]) for run in self.manifest()}
         folder = self.workdir / named.get(name, name)
         if not (folder / "DONE").exists():
             raise c.ConfigError(f"the run {name} is not done in {self.workdir}; run experiments.sweep there first.")
         return folder
 
-    def _manifest(self) -> list[dict[str, Any]]:
+    def manifest(self) -> list[dict[str, Any]]:
+        """What the sweep says of its runs."""
         return json.loads((self.workdir / "manifest.json").read_text(encoding="utf-8"))["runs"]
 
     def config(self, name: str) -> c.Config:
@@ -59,7 +60,7 @@ class Runs:
         Raises:
           ConfigError: if there are none.
         """
-        found = [run["name"] for run in self._manifest() if run["name"].startswith(prefix)]
+        found = [run["name"] for run in self.manifest() if run["name"].startswith(prefix)]
         if not found:
             raise c.ConfigError(f"no run in {self.workdir} is called {prefix}...; run experiments.sweep there first.")
         return found

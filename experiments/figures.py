@@ -10,6 +10,7 @@ that are there. Nothing is trained here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -36,11 +37,13 @@ def draw(workdir: Path, names: Sequence[str]) -> None:
 
 def stopped(workdir: Path) -> str:
     """A sentence on the seeds that ceased to be finite in some run; empty if there are none."""
-    found = []
-    for path in sorted(workdir.glob("*/*/metrics.jsonl")):
-        seeds = journal.standing_still(journal.read(path.parent)) if not path.parent.is_symlink() else {}
-        found += [f"{path.parent.relative_to(workdir)} seed {seed} at update {step}" for seed, step in seeds.items()]
-    return f" Ceased to be finite and stand still, but are counted: {'; '.join(found)}." if found else ""
+    found, runs = [], figure.Runs(workdir)
+    for name in (run["name"] for run in runs.manifest()):
+        with contextlib.suppress(c.ConfigError):  # not done
+            for path in sorted(runs.folder(name).glob("*/metrics.jsonl")):
+                seeds = journal.standing_still(journal.read(path.parent)) if not path.parent.is_symlink() else {}
+                found += [f"{name}/{path.parent.name} seed {seed} at update {step}" for seed, step in seeds.items()]
+    return f" Ceased to be finite, and count as what they were then: {'; '.join(found)}." if found else ""
 
 
 def write_page(workdir: Path, cfg: c.Config) -> Path:

@@ -49,7 +49,9 @@ def median_learner(cfg: config.Config, workdir: Path) -> tuple[Any, Any, Any]:
     base, controller, _ = discover.load(cfg, workdir)
     abstract = jax.eval_shape(lambda: reinforce.initial(cfg))
     state, _ = checkpoints.load_final(workdir, "reinforce", abstract, cfg.reinforce.steps)
-    last = journal.last(journal.read(workdir / "reinforce"))["success"]
+    last = json.loads((workdir / "reinforce" / "summary.json").read_text(encoding="utf-8"))["result"]["after"][
+        "success"
+    ]
     seed = int(np.argsort(last)[len(last) // 2])
     return tuple(
         jax.tree.map(lambda x: x[seed % jax.tree.leaves(tree)[0].shape[0]], tree)  # noqa: B023

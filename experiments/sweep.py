@@ -29,6 +29,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Job:
         """Leaves ``marker`` as the only one."""
         for other in (DONE, FAILED):
             (self.folder / other).unlink(missing_ok=True)
-        temporary = self.folder / f".{marker}.{os.getpid()}"
+        temporary = self.folder / f".{marker}.{uuid.uuid4().hex}"
         temporary.write_text(f"{self.digest}\n{note}\n", encoding="utf-8")
         os.replace(temporary, self.folder / marker)
 
@@ -95,9 +96,10 @@ def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Jo
         folder = workdir / f"{run.name}-{digest[:8]}"
         parent = [f"--parent={jobs[run.parent].folder}"] if run.parent else []
         commands = tuple(
-            (sys.executable, "-m", f"experiments.{stage}", *chosen, f"--workdir={folder}", *(parent if i == 0 else []))
+            (sys.executable, "-m", f"experiments.{stage}", *chosen, f"--workdir={folder}", *(parent if i == 0 else []),
+             "--distributed=off")
             for i, stage in enumerate(run.stages)
-        )
+        )  # fmt: skip
         jobs[run.name] = Job(run.name, folder, run.parent, config, digest, commands)
     return list(jobs.values())
 
@@ -105,11 +107,14 @@ def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Jo
 def digest_of(config: c.Config, stages: Sequence[str]) -> str:
     """A hash of what the results of ``stages`` depend on, which begin with those of the parents.
 
-    Sections of other stages do not count.
+    Sections of other stages do not count, unless there is a stage whose sections are not known.
     """
     values = c.to_dict(config)
     read = {section for section, folders in common.STAGE_FOLDERS.items() if set(folders) & set(stages)}
     read |= {"ant_expert"} if "expert_data" in stages else set()
+    known = {"expert_data", *(folder for folders in common.STAGE_FOLDERS.values() for folder in folders)}
+    if not known.issuperset(stages):
+        read = set(common.STAGE_FOLDERS)
     kept = {name: part for name, part in values.items() if name not in {*common.STAGE_FOLDERS, "mesh"} or name in read}
     text = json.dumps([kept, *stages], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -188,7 +193,7 @@ class Runner:
                 code = self._call(command, cores, log)
                 if self._stopping.is_set():
                     return WAITING
-                if code == common.IN_USE:
+                if code in (common.IN_USE, lock.LOST, STOPPED):
                     return HELD
                 if code:
                     last = _last_lines(job.folder / "log.txt")
@@ -251,11 +256,15 @@ def status(jobs: Sequence[Job], states: dict[str, str]) -> str:
     return "\n".join([*lines, f"the same command takes up: {' '.join(left)}"] if left else lines)
 
 
-def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
-    """``manifest.json``: the runs of the sweeps of a folder and the commands that make them; this sweep first."""
+def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job], flags: Sequence[str] = ()) -> None:
+    """``manifest.json``: the runs of a folder and the commands that make them; this sweep first.
+
+    Runs of other sweeps stay in it if they were asked for with the same flags: figures are of one configuration.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     path, names = workdir / "manifest.json", {job.name for job in jobs}
-    earlier = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    earlier = before["runs"] if before.get("flags") == list(flags) else []
     runs = [
         {
             "name": job.name,
@@ -267,7 +276,7 @@ def write_manifest(workdir: Path, sweep: str, jobs: Sequence[Job]) -> None:
         for job in jobs
     ]
     runs += [run for run in earlier if run["name"] not in names]
-    common.write_json(path, {"sweep": sweep, "git": checkpoints.git_revision(), "runs": runs})
+    common.write_json(path, {"sweep": sweep, "flags": list(flags), "git": checkpoints.git_revision(), "runs": runs})
 
 
 def load_sweep(spec: str, config: c.Config) -> list[Any]:
@@ -309,7 +318,7 @@ def run(flags: Sequence[str], sweep: str, jobs: int, only_status: bool) -> bool:
     if only_status:
         states = {job.name: HELD if lock.held(job.folder) else states[job.name] for job in planned}
     else:
-        write_manifest(options.workdir, sweep, planned)
+        write_manifest(options.workdir, sweep, planned, shared)
         runner = Runner(planned, jobs or automatic_jobs())
         runner.run()
         states = runner.states

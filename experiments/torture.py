@@ -85,16 +85,18 @@ def tear(stage: Stage, folder: Path, expected: dict[str, str], moments: Sequence
     """Runs a stage with a kill at each of ``moments`` and to its end, as many times as that takes."""
     waiting, limit = list(moments), stage.seconds
     for _ in range(PATIENCE * (len(moments) + 1)):
-        begun, process = time.monotonic(), stage.start(folder)
-        if waiting and _reached(process, folder / "run" / stage.name, waiting[0], dice.uniform(0, limit)):
+        store = folder / "run" / stage.name / "checkpoints"
+        before, begun, process = set(store.glob("*")), time.monotonic(), stage.start(folder)
+        if waiting and _reached(process, store, before, waiting[0], dice.uniform(0, limit)):
             process.kill()
-            stage.kills[waiting.pop(0)] += 1
         code = process.wait()
         if code == -9:
+            stage.kills[waiting.pop(0)] += 1
             continue
         if code:
             return stage.fail(folder, code)
-        limit = time.monotonic() - begun
+        if not before:  # a whole run; the first of all also compiled
+            limit = time.monotonic() - begun
         stage.laps += 1
         stage.different += stage.outcome(folder) != expected
         if not waiting:
@@ -104,12 +106,13 @@ def tear(stage: Stage, folder: Path, expected: dict[str, str], moments: Sequence
     return None
 
 
-def _reached(process: subprocess.Popen, folder: Path, moment: str, delay: float) -> bool:
-    """Waits for a moment of a running stage; False if the stage ended before."""
+def _reached(process: subprocess.Popen, store: Path, before: set[Path], moment: str, delay: float) -> bool:
+    """Waits for a moment of a running stage, whose checkpoints were ``before``; False if the stage ended before."""
     begun = time.monotonic()
     while process.poll() is None:
-        saving = moment == "save" and any(folder.glob("checkpoints/*.orbax-checkpoint-tmp*"))
-        early = moment == "start" and any(folder.glob("checkpoints/*"))
+        new = set(store.glob("*")) - before if moment != "any" else set()
+        saving = moment == "save" and any("orbax-checkpoint-tmp" in path.name for path in new)
+        early = moment == "start" and bool(new)
         late = moment != "save" and time.monotonic() - begun >= delay
         if saving or early or late:
             return True

@@ -38,7 +38,7 @@ class Checkpoints:
     """The newest steps of one stage, in one folder.
 
     A pytree saved here has only ``jax.Array`` leaves (typed PRNG keys included). In a run of several processes all of
-    them save and restore together.
+    them save together, and each restores what it needs.
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: Collection[int] = ()):
@@ -66,22 +66,25 @@ class Checkpoints:
         """
         added = {"step": step, "digest": leaf_digest(state), "leaves": _specs(state), "provenance": provenance()}
         try:
-            if mesh.first():
-                self._prepare(step)
-            mesh.meet(f"prepared {self.directory} {step}")
+            if problem := mesh.tell(self._prepare(step) if mesh.first() else ""):
+                raise OSError(problem)
             ocp.save(self.directory / str(step), state, custom_metadata={**metadata, **added})
             for old in set(self.steps()[:-KEEP]) - self._keep if mesh.first() else ():
                 shutil.rmtree(self.directory / str(old))
         except Exception as error:  # whatever Orbax raises, the run must stop and say where
             raise CheckpointError(f"Writing checkpoint {step} in {self.directory} failed: {_reason(error)}.") from error
 
-    def _prepare(self, step: int) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._set_aside()
-        if (self.directory / str(step)).exists():
-            raise FileExistsError("the step exists already, perhaps another process trains here")
-        for leftover in self.directory.glob(_TEMPORARY):
-            shutil.rmtree(leftover)
+    def _prepare(self, step: int) -> str:
+        """Makes room for a step; what prevents it, or nothing."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._set_aside()
+            for leftover in self.directory.glob(_TEMPORARY):
+                shutil.rmtree(leftover)
+        except OSError as error:
+            return _reason(error)
+        exists = (self.directory / str(step)).exists()
+        return "the step exists already, perhaps another process trains here" if exists else ""
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, int, dict[str, Any]] | None:
         """Reads the newest sound step; None if there are no steps.
@@ -135,7 +138,7 @@ class Checkpoints:
 
     def _read(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         path = self.directory / str(step)
-        with _quiet():
+        with _quiet(), _alone():
             metadata = ocp.metadata(path).custom_metadata
             if not metadata or "digest" not in metadata:
                 raise CheckpointError("its metadata is missing")
@@ -283,6 +286,18 @@ def _reason(error: Exception) -> str:
     """The first line of an error: Orbax and TensorStore append paragraphs."""
     lines = str(error).strip().splitlines()
     return lines[0][:200].rstrip(". ") if lines else type(error).__name__
+
+
+def _alone() -> contextlib.AbstractContextManager[Any]:
+    """Reads without waiting for other processes: each reads all of a step, and not all of them need every step."""
+    if not mesh.several():
+        return contextlib.nullcontext()
+    one = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=one, active_processes={one}, barrier_sync_key_prefix=f"process {one}"
+        )
+    )
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_fig04_judges_height_and_place(tmp_path, success, expected):
 def test_the_page_names_seeds_that_stand_still(tmp_path):
     world = Invented(tmp_path, "fig06")
     put(world.jobs["meta"].folder, "discover", {}, [{"step": 2, "nll": [0.5, 0.5]}, {"step": 4, "nll": [0.4, None]}])
-    assert figures.stopped(tmp_path).endswith(f"{world.jobs['meta'].folder.name}/discover seed 1 at update 2.")
+    assert figures.stopped(tmp_path).endswith("meta/discover seed 1 at update 2.")
     put(world.jobs["meta"].folder, "discover", {}, [{"step": 2, "nll": [0.5, 0.5]}])
     assert figures.stopped(tmp_path) == ""
 
@@ -193,6 +193,7 @@ def test_files_and_page_of_a_figure(tmp_path):
     figure.save(folder, made)
     assert list(csv.DictReader((folder / "figX.csv").open())) == [{"x": "1", "y": "0.1"}, {"x": "2", "y": "0.2"}]
     assert (folder / "figX.png").read_bytes()[:4] == b"\x89PNG" and b"<svg" in (folder / "figX.svg").read_bytes()
+    sweep.write_manifest(tmp_path, "none", [])
     text = figures.write_page(tmp_path, c.from_dict(get_config("smoke").to_dict())).read_text()
     assert "1 of 1 claims" in text and "A title &amp; more" in text and text.count("data:image/png;base64,") == 1
     assert text.index("<h2>Claims") < text.index("A title &amp; more")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import common
+from experiments import common, lock
 from internal_rl import checkpoints
 from internal_rl.learning import journal
 
@@ -80,13 +80,13 @@ def without_time(workdir, stage):
     return [{k: v for k, v in row.items() if k != "wall_s"} for row in journal.read(workdir / stage)]
 
 
-def interrupted(stage, tmp_path, arguments, number):
-    """Two runs of two processes: one left alone, the other with a signal to the second process in the middle."""
+def interrupted(stage, tmp_path, arguments, number, which=1):
+    """Two runs of two processes: one left alone, the other with a signal to one process in the middle."""
     calm = Pair(stage, tmp_path / "calm", arguments)
     assert calm.codes() == [0, 0], calm.said()
     cut = Pair(stage, tmp_path / "cut", arguments)
     wait_for(tmp_path / "cut", stage, 20)
-    cut.processes[1].send_signal(number)
+    cut.processes[which].send_signal(number)
     return cut, cut.codes()
 
 
@@ -123,13 +123,34 @@ def test_sigterm_to_one_stops_both_at_one_update(tmp_path):
 
 
 @pytest.mark.slow
-def test_internal_rl_of_two_processes_dies_and_goes_on(tmp_path):
+def test_internal_rl_goes_on_after_the_death_of_the_first_process(tmp_path):
+    """The one that the other is joined by, and that writes."""
     for name in ("calm", "cut"):
         for stage in ("pretrain", "discover"):
             single(stage, tmp_path / name, flags("reinforce", **LONG))
     arguments = flags("reinforce", **LONG)
-    _, codes = interrupted("reinforce", tmp_path, arguments, signal.SIGKILL)
-    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, common.BAD_INPUT)
+    _, codes = interrupted("reinforce", tmp_path, arguments, signal.SIGKILL, which=0)
+    assert codes[0] == -signal.SIGKILL and codes[1] not in (0, common.BAD_INPUT)
     again = Pair("reinforce", tmp_path / "cut", arguments)
     assert again.codes() == [0, 0], again.said()
     same("reinforce", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_of_two_processes(tmp_path):
+    """Results and report are written once, by the first, and the second waits for it."""
+    both = Pair("reproduce", tmp_path / "run", [])
+    assert both.codes(900) == [0, 0], both.said()
+    assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "results.json").exists()
+    assert both.said().count("\nreport: ") == 1
+    assert not list((tmp_path / "run").glob("LOCK.*"))
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_refused_by_both(tmp_path):
+    (tmp_path / "run").mkdir()
+    with lock.hold(tmp_path / "run"):
+        both = Pair("pretrain", tmp_path / "run", [])
+        assert both.codes() == [common.IN_USE] * 2, both.said()
+    assert both.said().count("is in use by process") == 2
+    assert not list((tmp_path / "run").iterdir())

@@ -69,7 +69,7 @@ def test_the_lock_of_a_killed_process_gives_way_at_once(tmp_path, other):
 def test_the_lock_of_another_host_gives_way_when_it_is_silent(tmp_path):
     """And not before: its process cannot be looked up from here."""
     path = tmp_path / "LOCK.3"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "system": "another", "token": "x"}))
     start = time.monotonic()
     with lock.hold(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["LOCK.4"]
@@ -81,8 +81,34 @@ def test_a_holder_that_was_stopped_for_long_ends_when_it_wakes(tmp_path, other):
     with lock.hold(tmp_path):
         other.send_signal(signal.SIGCONT)
         assert other.wait(timeout=30) == lock.LOST
-        assert b"taken over by another process" in other.stderr.read()
+        assert b"was taken over" in other.stderr.read()
         assert lock.held(tmp_path)
+
+
+def test_a_holder_that_slept_through_two_others_ends_too(tmp_path, other):
+    """The number of the lock may be its own again, the token is not."""
+    other.send_signal(signal.SIGSTOP)
+    with lock.hold(tmp_path):
+        pass
+    with lock.hold(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["LOCK.1"]
+        other.send_signal(signal.SIGCONT)
+        assert other.wait(timeout=30) == lock.LOST
+        assert lock.held(tmp_path)
+
+
+def test_trouble_with_the_disk_does_not_stop_the_heart(tmp_path, monkeypatch):
+    real, failed = os.utime, []
+
+    def utime(path):
+        if len(failed) < 3:
+            failed.append(path)
+            raise OSError(116, "Stale file handle")
+        real(path)
+
+    monkeypatch.setattr(os, "utime", utime)
+    with lock.hold(tmp_path):
+        assert lock.held(tmp_path) and len(failed) == 3
 
 
 def test_of_two_that_take_over_one_succeeds(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def test_a_run_is_known_by_what_its_stages_and_those_before_read():
 
     def folders(*flags):
         jobs = sweep.jobs_of([SMOKE, *flags], runs, Path("folder"))
-        assert jobs[1].commands[0][-1] == f"--parent={jobs[0].folder}"
+        assert f"--parent={jobs[0].folder}" in jobs[1].commands[0]
         return [job.folder.name for job in jobs]
 
     base, meta = folders()
@@ -116,41 +116,50 @@ def worker(folder, names, quiet):
 
 
 def slow_job(folder, name):
-    """A run that, like a stage, locks its folder and does what is not done yet."""
+    """A run that locks its folder as a stage does, and notices another inside."""
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}; import time; from pathlib import Path\n"
-        f"from experiments import lock; trace = Path({str(folder / 'trace')!r}); trace.touch()\n"
-        f"try:\n with lock.hold(Path({str(folder / name)!r})):\n"
-        f"  if {name!r} not in trace.read_text(): time.sleep(0.5); trace.open('a').write({name + ' '!r})\n"
+        f"from experiments import lock; run = Path({str(folder / name)!r})\n"
+        f"try:\n with lock.hold(run):\n"
+        f"  inside = (run / 'inside').open('x'); time.sleep(0.5); (run / 'inside').unlink()\n"
         f"except lock.HeldError: sys.exit({common.IN_USE})"
     )
     return sweep.Job(name, folder / name, "", c.Config(), name, ((sys.executable, "-c", program),))
 
 
-def test_racing_workers_do_every_run_once(tmp_path):
+def test_racing_workers_never_share_a_run(tmp_path):
     """Three of them, each of which ends only when all is done."""
     names = ["a", "b", "c", "d"]
     with (tmp_path / "log").open("w") as quiet:
         workers = [worker(tmp_path, names, quiet) for _ in range(3)]
         codes = [one.wait(timeout=120) for one in workers]
     assert codes == [0, 0, 0], (tmp_path / "log").read_text()
-    assert sorted(seen(tmp_path)) == names
     assert all((tmp_path / name / "DONE").exists() for name in names)
 
 
-def test_a_run_in_use_is_waited_for(tmp_path, monkeypatch, capsys):
-    """Held when it was to start, and again while a command of it started; then its other holder has done it."""
+def test_workers_that_start_together_leave_a_sound_manifest(tmp_path):
+    program = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from pathlib import Path; from experiments import sweep\n"
+        f"for _ in range(200): sweep.write_manifest(Path({str(tmp_path)!r}), 'x', [])"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [(one.communicate()[1], one.returncode) for one in workers] == [(b"", 0)] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_run_in_use_is_waited_for(tmp_path, monkeypatch, capsys, seen):
+    """Whether its lock is seen before a command of it starts, or only by the command."""
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.1)
-    one = job(tmp_path, "run", f"import sys; sys.exit({common.IN_USE})")
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    one = job(tmp_path, "run", f"import sys; sys.exit({common.IN_USE if not seen else 1})")
     one.folder.mkdir()
     with lock.hold(one.folder):
-        assert "held" in sweep.status([one], {"run": sweep.HELD})
-        thread = threading.Timer(1.0, one.mark, ("DONE", "by another"))
-        thread.start()
-        runner = sweep.Runner([one], 1)
-        time.sleep(0)
-        monkeypatch.setattr(lock, "held", lambda folder: False)
-        assert runner.run()
+        assert f"by process {os.getpid()}" in sweep.status([one], {"run": sweep.HELD})
+        threading.Timer(1.0, one.mark, ("DONE", "by another")).start()
+        if not seen:
+            monkeypatch.setattr(lock, "held", lambda folder: False)
+        assert sweep.Runner([one], 1).run()
     assert not (one.folder / "FAILED").exists()
 
 
@@ -254,6 +263,8 @@ def test_a_manifest_keeps_the_runs_of_other_sweeps(tmp_path):
     sweep.write_manifest(tmp_path, "second", [other])
     runs = json.loads((tmp_path / "manifest.json").read_text())["runs"]
     assert [(run["name"], run["digest"]) for run in runs] == [("two", other.digest), ("one", one.digest)]
+    sweep.write_manifest(tmp_path, "third", [other], ["--config.seed=1"])
+    assert [run["name"] for run in json.loads((tmp_path / "manifest.json").read_text())["runs"]] == ["two"]
 
 
 def test_bad_flags_are_one_sentence(tmp_path, capsys):

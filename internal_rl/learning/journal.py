@@ -152,16 +152,6 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [{name: sound(value) for name, value in json.loads(line).items()} for line in lines]
 
 
-def last(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last row, for every seed that stands still with what it had before."""
-    found = dict(rows[-1])
-    for row in reversed(rows):
-        for name, values in found.items():
-            if isinstance(values, list):
-                found[name] = [old if math.isnan(new) else new for new, old in zip(values, row[name], strict=True)]
-    return found
-
-
 def standing_still(rows: list[dict[str, Any]]) -> dict[int, int]:
     """The seeds that ceased to be finite, with the last update at which they were, from the rows of a stage."""
     still: dict[int, int] = {}

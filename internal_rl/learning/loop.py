@@ -98,6 +98,11 @@ def run(
     """
     store = checkpoints.stage_checkpoints(workdir, stage.name, stage.keep)
     state, step, wall_s = _resume(stage, store, state, workdir, parents)
+    if (first := mesh.tell(str(step))) != str(step):
+        raise checkpoints.CheckpointError(
+            f"Stage {stage.name} in {workdir} is at update {step} for this process and at {first} for the first; "
+            "run it again."
+        )
     if step == stage.steps:
         return state
     journal = Journal(stage.name, Path(workdir), stage.steps, stage.log_every, stage.headline)
