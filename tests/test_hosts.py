@@ -17,7 +17,7 @@ from internal_rl import checkpoints
 from internal_rl.learning import journal
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = {"steps": 120, "log_every": 2, "save_every": 10}
+LONG = {"steps": 60, "log_every": 2, "save_every": 10}
 
 
 def flags(stage, **fields):
@@ -98,7 +98,7 @@ def same(stage, tmp_path):
 @pytest.mark.slow
 def test_a_death_ends_both_and_the_same_command_goes_on(tmp_path):
     """And what two processes compute is what one does, up to the order of sums."""
-    arguments = flags("pretrain", **LONG, seeds=2)
+    arguments = flags("pretrain", **LONG)
     cut, codes = interrupted("pretrain", tmp_path, arguments, signal.SIGKILL)
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, common.BAD_INPUT), cut.said()
     assert checkpoints.stage_checkpoints(tmp_path / "cut", "pretrain").steps()[-1] < LONG["steps"]
