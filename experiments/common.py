@@ -361,10 +361,14 @@ def lists(scores: dict[str, Any]) -> dict[str, list[float]]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes strict JSON atomically, in the first process of a run."""
-    if not mesh.first():
-        return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several sweeps may write one manifest
-    temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if mesh.first():
+        write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole, also where several processes do: the last one stays."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -30,8 +30,11 @@ class HeldError(RuntimeError):
 
 def newest(folder: Path) -> int:
     """The number of the newest lock; 0 if there is none."""
-    numbers = [path.suffix[1:] for path in folder.glob("LOCK.*")]
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+    return max(_numbers(folder), default=0)
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.suffix[1:]) for path in folder.glob("LOCK.*") if path.suffix[1:].isdigit()]
 
 
 def holder(path: Path) -> str:
@@ -78,9 +81,8 @@ def hold(folder: Path) -> Iterator[None]:
     heart = threading.Thread(target=_beat, args=(mine, token, over), daemon=True)
     heart.start()
     try:
-        for old in folder.glob("LOCK.*"):
-            if old.suffix[1:].isdigit() and int(old.suffix[1:]) <= number:
-                old.unlink(missing_ok=True)
+        for old in filter(lambda n: n <= number, _numbers(folder)):
+            (folder / f"LOCK.{old}").unlink(missing_ok=True)
         yield
     finally:
         over.set()

@@ -29,7 +29,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,9 +67,7 @@ class Job:
         """Leaves ``marker`` as the only one."""
         for other in (DONE, FAILED):
             (self.folder / other).unlink(missing_ok=True)
-        temporary = self.folder / f".{marker}.{uuid.uuid4().hex}"
-        temporary.write_text(f"{self.digest}\n{note}\n", encoding="utf-8")
-        os.replace(temporary, self.folder / marker)
+        common.write_text(self.folder / marker, f"{self.digest}\n{note}\n")
 
 
 def jobs_of(flags: Sequence[str], runs: Sequence[Any], workdir: Path) -> list[Job]:
@@ -314,9 +311,10 @@ def run(flags: Sequence[str], sweep: str, jobs: int, only_status: bool) -> bool:
         raise c.ConfigError(f"--jobs is {jobs}; expected 0 (automatic) or more.")
     shared = [flag for flag in flags if flag.lstrip("-").startswith("config")]
     planned = jobs_of(shared, load_sweep(sweep, options.config), options.workdir)
-    states = {job.name: job.state() for job in planned}
     if only_status:
-        states = {job.name: HELD if lock.held(job.folder) else states[job.name] for job in planned}
+        with concurrent.futures.ThreadPoolExecutor(len(planned) or 1) as pool:  # to watch a lock takes seconds
+            held = pool.map(lock.held, [job.folder for job in planned])
+        states = {job.name: HELD if taken else job.state() for job, taken in zip(planned, held, strict=True)}
     else:
         write_manifest(options.workdir, sweep, planned, shared)
         runner = Runner(planned, jobs or automatic_jobs())

@@ -71,10 +71,9 @@ class Stage:
             found = sorted((folder / "run" / "data").glob("*/manifest.json"))
             return {path.parent.name: path.read_text(encoding="utf-8") for path in found}
         store = checkpoints.stage_checkpoints(folder / "run", self.name)
-        metadata = json.loads((store.directory / str(store.steps()[-1]) / "_CHECKPOINT_METADATA").read_text())
         rows = journal.read(folder / "run" / self.name)
         timeless = [{name: value for name, value in row.items() if name != "wall_s"} for row in rows]
-        return {"state": metadata["custom_metadata"]["digest"], "rows": json.dumps(timeless)}
+        return {"state": store.metadata(store.steps()[-1])["digest"], "rows": json.dumps(timeless)}
 
     def clear(self, folder: Path) -> None:
         """Removes what the stage left."""

@@ -74,6 +74,10 @@ class Checkpoints:
         except Exception as error:  # whatever Orbax raises, the run must stop and say where
             raise CheckpointError(f"Writing checkpoint {step} in {self.directory} failed: {_reason(error)}.") from error
 
+    def metadata(self, step: int) -> dict[str, Any] | None:
+        """What was said of a step when it was saved, its ``digest`` among it; nothing is read but that."""
+        return ocp.metadata(self.directory / str(step)).custom_metadata
+
     def _prepare(self, step: int) -> str:
         """Makes room for a step; what prevents it, or nothing."""
         try:
@@ -139,7 +143,7 @@ class Checkpoints:
     def _read(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         path = self.directory / str(step)
         with _quiet(), _alone():
-            metadata = ocp.metadata(path).custom_metadata
+            metadata = self.metadata(step)
             if not metadata or "digest" not in metadata:
                 raise CheckpointError("its metadata is missing")
             _check_leaves(metadata["leaves"], _specs(abstract_state))

@@ -66,14 +66,14 @@ def entered(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def by_seed(mesh: Mesh | None) -> NamedSharding | None:
+def by_seed(mesh: Mesh) -> NamedSharding:
     """Of leaves [S, ...]."""
-    return mesh and NamedSharding(mesh, PartitionSpec(SEEDS))
+    return NamedSharding(mesh, PartitionSpec(SEEDS))
 
 
-def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+def everywhere(mesh: Mesh) -> NamedSharding:
     """Of what every device has."""
-    return mesh and NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def place(mesh: Mesh | None, tree: Any, axes: Any = 0) -> Any:

@@ -1,6 +1,5 @@
 """A run of two processes: one model, one log, one checkpoint; a signal stops both at one update, a death ends both."""
 
-import json
 import os
 import signal
 import socket
@@ -72,8 +71,7 @@ def wait_for(workdir, stage, step):
 def final(workdir, stage):
     """The digest of the newest checkpoint, as it was written."""
     store = checkpoints.stage_checkpoints(workdir, stage)
-    folder = store.directory / str(store.steps()[-1])
-    return json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["digest"]
+    return store.metadata(store.steps()[-1])["digest"]
 
 
 def without_time(workdir, stage):

@@ -28,26 +28,25 @@ class NonFiniteError(RuntimeError):
 class Journal:
     """Checks, writes and shows the metrics of finished chunks, and keeps the clock. Only the first process writes."""
 
-    def __init__(self, name: str, workdir: Path, total: int, chunk: int, headline: tuple[str, ...]):
-        """``total`` updates are to be made, ``chunk`` at a time; nothing is opened before :meth:`start`."""
-        self._path = workdir / name / "metrics.jsonl"
-        self._name, self._total, self._chunk, self._headline = name, total, chunk, headline
-        self._file: TextIO | None = None
+    def __init__(
+        self, folder: Path, total: int, chunk: int, headline: tuple[str, ...],
+        step: int, wall_s: float, still: dict[int, int],
+    ):  # fmt: skip
+        """Goes on in a stage's folder after ``step`` updates and ``wall_s`` seconds of training.
 
-    def start(self, step: int, wall_s: float, still: dict[int, int]) -> None:
-        """Goes on after ``step`` updates and ``wall_s`` seconds of training.
-
-        ``still`` holds the seeds that ceased to be finite, with the update at which they stand still.
+        ``total`` updates are to be made, ``chunk`` at a time; ``still`` holds the seeds that ceased to be finite, with
+        the update at which they stand still.
         """
-        self._still = still
+        self._name, self._chunk, self._headline, self._still = folder.name, chunk, headline, still
+        self._file: TextIO | None = None
         for seed, update in still.items():
             self._warn(f"seed {seed} stands still at update {update}, where it was last finite")
         if mesh.first():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            truncate_metrics(self._path, step)
-            self._file = self._path.open("a", encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            truncate_metrics(folder / "metrics.jsonl", step)
+            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._start = time.monotonic() - wall_s
-        self._progress = _Progress(self._name, self._total, step, sys.stderr)
+        self._progress = _Progress(self._name, total, step, sys.stderr)
 
     def wall_s(self) -> float:
         """Seconds of training so far."""

@@ -105,12 +105,6 @@ def run(
         )
     if step == stage.steps:
         return state
-    journal = Journal(stage.name, Path(workdir), stage.steps, stage.log_every, stage.headline)
-    metadata = {"config": digest(config), "parents": parents}
-
-    def save(step: int, state: Any) -> None:
-        store.save(step, state, metadata | {"wall_s": journal.wall_s()})
-
     with _stop_requests() as stop:
         state = jax.tree.map(_own, jax.jit(state)() if callable(state) else state)
         updates = np.asarray(state.step)
@@ -120,8 +114,13 @@ def run(
         with mesh.entered(devices):
             chunk = compile_chunk(stage, state, context, devices)
         mesh.meet(f"{stage.name} is compiled")
-        journal.start(step, wall_s, still)
-        with contextlib.closing(journal):
+        folder, metadata = Path(workdir) / stage.name, {"config": digest(config), "parents": parents}
+        opened = Journal(folder, stage.steps, stage.log_every, stage.headline, step, wall_s, still)
+        with contextlib.closing(opened) as journal:
+
+            def save(step: int, state: Any) -> None:
+                store.save(step, state, metadata | {"wall_s": journal.wall_s()})
+
             state = _train(stage, chunk, state, context, step, save, journal, stop)
     return state if devices is None else mesh.local(state)
 
