@@ -60,8 +60,9 @@ def tiny() -> c.Config:
             large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=2
         ),
         pretrain=c.PretrainConfig(
-            steps=12_000, batch=16, optimiser="muon", lr=0.01, schedule="cosine", warmup=200, weight_decay=0.1,
-            betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.1, dwell=15.0, log_every=100, save_every=500, eval_batch=128,
+            steps=14_000, batch=8, brief=192, brief_steps=24, optimiser="muon", lr=0.01, schedule="cosine", warmup=200,
+            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, log_every=200, save_every=1000,
+            eval_batch=128,
         ),
         probe=c.ProbeConfig(
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128
@@ -100,7 +101,7 @@ def smoke() -> c.Config:
         expert=c.ExpertConfig(horizon=40),
         data=c.DataConfig(episodes=40, clean_episodes=40, batch=64),
         model=dataclasses.replace(small.model, width=8, depth=2, heads=2, lru_width=8, mlp=8, layer=1),
-        pretrain=dataclasses.replace(small.pretrain, **train, warmup=1),
+        pretrain=dataclasses.replace(small.pretrain, **train, brief=4, brief_steps=8, warmup=1),
         probe=dataclasses.replace(small.probe, **train),
         control=dataclasses.replace(small.control, **train),
         discover=dataclasses.replace(

@@ -51,6 +51,18 @@ def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: 
     return _turned(cfg, drawn, jax.random.fold_in(key, 1)) if cfg.data.turns else drawn
 
 
+def brief(cfg: Config, context: dict[str, Any], key: jax.Array) -> Batch:
+    """``pretrain.brief`` trajectories of ``D`` of a body with physics, of each only ``pretrain.brief_steps`` steps.
+
+    Those at which a cell is entered come first, then those one later, then random others.
+    """
+    batch = noisy(cfg, context, key, cfg.pretrain.brief)
+    entered = jax.vmap(build.pretrain_env(cfg).arrived)(batch.obs)
+    later = jnp.roll(entered, 1, axis=1)
+    priority = 2.0 * entered + later + jax.random.uniform(jax.random.fold_in(key, 2), entered.shape)
+    return data.thinned(batch, priority, cfg.pretrain.brief_steps)
+
+
 def _turned(cfg: Config, batch: Batch, key: jax.Array) -> Batch:
     quarters = jax.random.randint(key, batch.obs.shape[:1], 0, 4)
     whole = jnp.concatenate([batch.obs, batch.following[:, -1:]], axis=1)
@@ -77,6 +89,10 @@ def _horizon(cfg: Config) -> int:
     return cfg.expert.horizon or cfg.env.horizon
 
 
+def _epsilon(cfg: Config, name: str) -> float:
+    return cfg.expert.epsilon if name == "D" else 0.0
+
+
 def _episodes(cfg: Config, name: str) -> int:
     return cfg.data.episodes if name == "D" else cfg.data.clean_episodes
 
@@ -96,6 +112,7 @@ def _made_by(cfg: Config, name: str) -> dict[str, Any]:
                 "episodes": _episodes(cfg, name),
                 "horizon": _horizon(cfg),
                 "ties": guided.TIES,
+                "epsilon": _epsilon(cfg, name),
             }
         )
     )
@@ -157,9 +174,8 @@ def make(cfg: Config, workdir: Path, name: str) -> None:
     def play(parameters, key, tasks):
         keys = jax.random.split(key, tasks.shape[0])
         one = functools.partial(act_in(env), parameters)
-        return jax.vmap(lambda key, task: guided.demonstrate(env, one, key, task, NOISE[name], _horizon(cfg)))(
-            keys, tasks
-        )
+        how = NOISE[name], _horizon(cfg), _epsilon(cfg, name)
+        return jax.vmap(lambda key, task: guided.demonstrate(env, one, key, task, *how))(keys, tasks)
 
     packer = dataset.Packer(len(cfg.env.pretrain_tasks), quota)
     key, round_, total = common.stage_key(cfg, f"data {name}"), 0, 0

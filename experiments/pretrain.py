@@ -28,19 +28,24 @@ GATE = 0.05
 def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
     """The training stage; its context holds the Bayes predictor's log-prior over tasks, and data of ``axes``."""
     train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
-    arrived = build.pretrain_env(cfg).arrived if train.dwell else None
-    weigh = arrived and (lambda obs: 1.0 + train.dwell * arrived(obs))
-    update = common.supervised(
-        train,
-        lambda section: objectives.prediction(model_def, section.obs_coef, weigh),
-        lambda context, key: expert_data.noisy(cfg, context, key, train.batch),
-    )
+
+    def loss_of(section):
+        loss = objectives.prediction(model_def, section.obs_coef)
+        return objectives.summed(loss) if train.brief else loss
+
+    def sample(context, key):
+        whole = expert_data.noisy(cfg, context, key, train.batch)
+        if not train.brief:
+            return whole
+        return {"": whole, "brief_": expert_data.brief(cfg, context, jax.random.fold_in(key, 3))}
+
+    update = common.supervised(train, loss_of, sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
         return compare(cfg, model_def, state.params, context, key, cfg.pretrain.eval_batch)
 
-    headline = ("nll", "held_out_nll") + (("bayes_nll", "gap") if cfg.env.body == "point" else ())
+    headline = ("nll", "held_out_nll") + (("bayes_nll", "gap") if cfg.env.body == "point" else ("decision_nll",))
     return loop.Stage(
         "pretrain", update, evaluate, train.steps, train.log_every, train.save_every,
         {"vary": 0, "log_prior": None} | (axes or {}), headline, train.snapshots,
@@ -51,14 +56,16 @@ def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key
     """Action NLL of the base model and of both references on the same held-out trajectories, in nats per step.
 
     ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``. For a body with physics
-    there is no reference: only the NLL.
+    there is no reference: only the NLL, and ``decision_nll``, that of the steps at which a cell is entered.
     """
     env = build.pretrain_env(cfg)
     episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
     out = jax.vmap(nnx.merge(model_def, params))(episodes.obs)
-    base = masked_mean(out.action.nll(episodes.action), episodes.alive)
+    nll_BT = out.action.nll(episodes.action)
+    base = masked_mean(nll_BT, episodes.alive)
     if episodes.trajectory is None:
-        return {"held_out_nll": base}
+        decides = episodes.alive & jax.vmap(env.arrived)(episodes.obs)
+        return {"held_out_nll": base, "decision_nll": masked_mean(nll_BT, decides)}
     log_prior_Q = context["log_prior"]
     exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
     floor = masked_mean(bayes.nll(exact["bayes"], episodes.action), episodes.alive)

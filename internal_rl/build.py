@@ -15,7 +15,7 @@ from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.models.cell import hard_gate
 from internal_rl.models.compile import Compile
-from internal_rl.models.heads import Categorical, Gaussian
+from internal_rl.models.heads import Categorical, Gaussian, Mixtures
 from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import Policy
 from internal_rl.models.sequence_model import SequenceModel
@@ -75,7 +75,8 @@ def _base(cfg: Config, env: Gridworld | Ant, rngs: nnx.Rngs) -> SequenceModel:
     if cfg.env.body == "point":
         action, following = (Categorical, env.actions), (Categorical, env.cells)
         return SequenceModel(cfg.model, env.observation_size, action, following, rngs)
-    action, following = (Gaussian, env.actions), (Gaussian, env.observation_size)
+    kind = Gaussian if cfg.model.components == 1 else Mixtures(cfg.model.components)
+    action, following = (kind, env.actions), (Gaussian, env.observation_size)
     return SequenceModel(cfg.model, env.encoded_size, action, following, rngs, env.encode)
 
 

@@ -84,7 +84,7 @@ _POSITIVE = {
     "history", "sequence", "sequence_width", "encoder_hidden", "switch_hidden", "hyper_hidden", "epochs",
     "minibatches", "policy_width", "policy_heads", "raw_lr", "clip", "gumbel_temperature", "segments", "temperature",
     "poisson_rate", "hidden", "cell", "timestep", "substeps", "unroll", "lru_width", "episodes", "clean_episodes",
-    "encoder_width", "encoder_heads", "encoder_layers",
+    "encoder_width", "encoder_heads", "encoder_layers", "components",
 }  # fmt: skip
 
 
@@ -151,8 +151,13 @@ def _check_model(model: ModelConfig) -> None:
 def _check_stages(config: Config) -> None:
     if config.data.turns and config.env.body != "ant":
         raise ConfigError(f"data.turns is True with env.body = {config.env.body!r}; expected 'ant', which turns along.")
-    if config.pretrain.dwell and config.env.body == "point":
-        raise ConfigError(f"pretrain.dwell is {config.pretrain.dwell} with env.body = 'point'; expected 0 on the grid.")
+    if config.pretrain.brief and config.env.body == "point":
+        raise ConfigError(f"pretrain.brief is {config.pretrain.brief} with env.body = 'point'; expected 0 on the grid.")
+    horizon = config.expert.horizon or config.env.horizon
+    if config.pretrain.brief and not 0 < config.pretrain.brief_steps <= horizon:
+        raise ConfigError(
+            f"pretrain.brief_steps is {config.pretrain.brief_steps}; expected 1 to {horizon}, the steps of an episode."
+        )
     if config.expert.epsilon > 1:
         raise ConfigError(f"expert.epsilon is {config.expert.epsilon}; expected a probability.")
     if config.expert.horizon > config.env.horizon:

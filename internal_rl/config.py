@@ -44,7 +44,9 @@ class EnvConfig:
 class ExpertConfig:
     """Shortest-path experts (C.1.1). ``horizon`` bounds the length of a trajectory; 0 takes the environment's.
 
-    ``epsilon`` is the noise of the pretraining data; controllers and metacontroller see the same expert without it.
+    ``epsilon`` is the noise of the pretraining data; controllers and metacontroller see the same expert without it. On
+    the grid it is the probability of a random action, for bodies with physics that of a step to begin a detour, see
+    ``guided.demonstrate``.
     Of several shortest ways it takes any (``uniform``), the first in the order of the moves (``fixed``) or, as bodies
     with physics always do, the one that would be taken in a turned world too (``clockwise``).
     """
@@ -75,6 +77,9 @@ class ModelConfig:
     ``mixer`` is ``attention`` for the transformer (Table A16), with ``head_width``, ``buckets`` and ``max_distance``,
     or ``recurrent`` for Hawk (Table A15), with ``lru_width``, which always computes in float32. With ``none`` it is an
     MLP of the present observation: how much there is to gain from the past.
+
+    The actions of a body with physics are a mixture of ``components`` Gaussians; 1 is the paper's head. Where the task
+    leaves open which way the expert goes, a single one can only blur the ways.
     """
 
     mixer: Literal["attention", "recurrent", "none"] = "attention"
@@ -88,6 +93,7 @@ class ModelConfig:
     lru_width: int = 256
     init_scale: float = 0.1
     layer: int = 3
+    components: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -140,12 +146,15 @@ class TrainConfig:
 class PretrainConfig(TrainConfig):
     """Base-model pretraining (Eq. 5, Table A4); ``obs_coef`` is lambda. States at ``snapshots`` updates are kept.
 
-    Where a body with physics enters a cell it decides where to go next; such a step counts ``1 + dwell`` times, 0 as in
-    the paper. They are one in sixteen, and a small model would learn the gait from the others and little else.
+    Where a body with physics enters a cell it decides where to go next. Such steps are one in sixteen, and a small
+    model would learn the gait from the others and little else. So in each update it also sees ``brief`` more episodes
+    (0 as in the paper), of these only ``brief_steps`` steps: where a cell is entered, one after that, and random
+    others. Their loss is added to that of the whole episodes.
     """
 
     obs_coef: float = 0.01
-    dwell: float = 0.0
+    brief: int = 0
+    brief_steps: int = 32
     snapshots: tuple[int, ...] = ()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from internal_rl.config import ExpertConfig
@@ -39,3 +42,17 @@ def expert_batch(env: Gridworld, cfg: ExpertConfig, subgoal_length: int, key: ja
         obs, trajectory.action, trajectory.next_agent, trajectory.alive, trajectory.target // subgoal_length,
         pinpad.legs(trajectory.target, subgoal_length), trajectory,
     )  # fmt: skip
+
+
+def thinned(batch: Batch, priority_BT: jax.Array, length: int) -> Batch:
+    """The ``length`` steps of highest priority of each sequence without trajectory, in their order, [B, ``length``].
+
+    Each keeps its own next observation. Padding comes last, whatever its priority.
+    """
+    _, picked = jax.lax.top_k(jnp.where(batch.alive, priority_BT, -jnp.inf), length)
+    picked = jnp.sort(picked, axis=1)
+
+    def pick(x: Any) -> jax.Array:
+        return jax.vmap(lambda row, steps: row[steps])(x, picked)
+
+    return jax.tree.map(pick, batch)

@@ -86,6 +86,24 @@ def test_the_world_can_be_turned(seed):
     same(VIEW(guided).obs, VIEW(Guided(turned, choices)).obs)
 
 
+def test_the_expert_does_not_know_what_comes_after_a_subgoal():
+    """Or its gait would show the next subgoal before this one is reached; turns on the way to it are announced."""
+    before, on_the_way, started = 0, 0, jax.jit(lambda key: begin(ENV, key))
+    for seed in range(20):
+        guided = started(jax.random.key(seed))
+        cell = ENV.cell_at(ENV.centre(guided.state.agent) + 2.0 * np.array(VIEW(guided).heading))
+        if guided.done:
+            continue
+        last = cell == guided.state.colours[guided.target]
+        before, on_the_way = before + last, on_the_way + ~last
+        others = [colour for colour in range(4) if colour != guided.target]
+        for following in others:
+            sequence = guided.state.sequence.at[1].set(following)
+            same(VIEW(guided).obs, VIEW(guided.replace(state=guided.state.replace(sequence=sequence))).obs)
+        assert jnp.sum(VIEW(guided).obs[-12:-8]) == ~last
+    assert before > 2 and on_the_way > 2
+
+
 def test_the_way_leads_through_the_task():
     """Followed cell by cell, the command visits the task's colours in order and nothing else."""
     solved = 0

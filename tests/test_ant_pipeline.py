@@ -13,10 +13,11 @@ from internal_rl import build
 from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
 from internal_rl.dataset import DataError, Dataset
-from internal_rl.learning import journal
+from internal_rl.learning import journal, objectives
 from internal_rl.weights import WeightsError
 
 CFG = ant.smoke()
+KEY = jax.random.key(5)
 
 
 @pytest.mark.parametrize("preset", ["paper", "tiny", "smoke"])
@@ -97,6 +98,43 @@ def test_sampled_episodes_are_turned_as_a_whole():
     batch = jax.device_get(draw(jax.random.key(1), made))
     np.testing.assert_array_equal(batch.obs[:, 1:], batch.following[:, :-1])
     assert np.all(batch.obs[:, 0, 4] >= 0) and len(np.unique(batch.obs[:, 0, 27].round(4))) > 16
+
+
+def walk(cells, start):
+    """Observations of the puck in the middle of one cell after another, as a data set of episodes from ``start``."""
+    env = build.pretrain_env(CFG)
+    state = env.reset(jax.random.key(0))
+    xy = env.centre(np.asarray(cells))
+    observe = jax.vmap(lambda place: env.observe(state.replace(qpos=state.qpos.at[:2].set(place))))
+    obs, count = np.array(observe(xy)), len(cells)
+    obs[:, 0] = np.arange(count)  # numbered, so that each step can be told
+    target = np.zeros(count, np.int32)
+    return Dataset(obs, np.zeros((count, 2), np.float32), target, np.array(start, np.int32), np.arange(1), 12, 1)
+
+
+def test_brief_sequences_hold_where_cells_are_entered_then_the_steps_after_then_others():
+    cells = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]  # ten steps, three of them in new cells; the last row is no step
+    data, picks = walk(cells, [0, len(cells)]), set()
+    for steps, always in ((3, {0, 4, 7}), (6, {0, 4, 7, 1, 5, 8}), (8, {0, 4, 7, 1, 5, 8}), (12, set(range(10)))):
+        cfg = dataclasses.replace(CFG, pretrain=dataclasses.replace(CFG.pretrain, brief=20, brief_steps=steps))
+        draw = jax.jit(lambda data, cfg=cfg: expert_data.brief(cfg, {"data": {"train": data}}, KEY))
+        batch = jax.device_get(draw(data))
+        assert batch.obs.shape[:2] == (20, steps)
+        fields = batch.obs[..., 0], batch.following[..., 0], batch.alive
+        for number, following, alive in zip(*fields, strict=True):
+            kept = number[alive].astype(int).tolist()
+            assert kept == sorted(kept) and always <= set(kept) and len(kept) == min(steps, 10)
+            np.testing.assert_array_equal(following[alive], number[alive] + 1)
+            assert not alive[len(kept) :].any()
+            picks.add(tuple(kept))
+    assert len([kept for kept in picks if len(kept) == 8]) > 3  # the others are drawn
+
+
+def test_what_pretraining_minimises_with_brief_sequences_is_the_sum():
+    batches = {"": 2.0, "brief_": 5.0}
+    loss = objectives.summed(lambda params, context, batch, key, step: (params * batch, {"nll": batch + step}))
+    total, metrics = loss(3.0, None, batches, None, 1)
+    assert total == 21.0 and metrics == {"nll": 3.0, "brief_nll": 6.0}
 
 
 def test_the_shipped_expert_fits_the_presets_and_is_what_its_card_says(tmp_path):

@@ -51,7 +51,7 @@ def refusal(capsys, *arguments: str) -> str:
         ((SMOKE, "--config.pretrain.stpes=3"), ["pretrain.stpes is not a field", "did you mean pretrain.steps?"]),
         ((SMOKE, "--config.pretrian.steps=3"), ["pretrian.steps is not a field", "did you mean pretrain?"]),
         ((SMOKE, "--config.data.turns=True"), ["data.turns is True", "expected 'ant'"]),
-        ((SMOKE, "--config.pretrain.dwell=1.0"), ["pretrain.dwell is 1.0", "expected 0 on the grid"]),
+        ((SMOKE, "--config.pretrain.brief=8"), ["pretrain.brief is 8", "expected 0 on the grid"]),
         ((SMOKE, "--config.pretrain.lr.x=3"), ["pretrain.lr.x is not a field"]),
         ((SMOKE, "--config.pretrain=3"), ["pretrain is a section"]),
         ((SMOKE, "--config.pretrain.steps=many"), ["config.pretrain.steps=many"]),

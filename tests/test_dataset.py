@@ -39,6 +39,38 @@ def demonstrations():
     return packer, batches
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 1.0])
+def test_detours_last_some_steps_and_lead_nowhere_forbidden(epsilon):
+    """An expert that goes where it is told; what it is told is read off its actions."""
+    ahead = lambda g: jnp.asarray(guided.DIRECTIONS)[guided.quarter(g.choices, g.target, g.state.agent)]  # noqa: E731
+
+    def play(key):
+        start = guided.begin(ENV, jax.random.split(key)[0], jnp.int32(0))
+        return start, guided.demonstrate(ENV, lambda g, _: ahead(g), key, jnp.int32(0), 0.0, HORIZON, epsilon)
+
+    starts, episodes = jax.device_get(jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), 60)))
+    cells = jax.device_get(jax.vmap(jax.vmap(ENV.cell_at))(episodes.obs[..., ENV._bodily : ENV._bodily + 2] * ENV.half))
+    astray = steps = 0
+    for b in np.flatnonzero(episodes.alive[:, 0]):
+        state = jax.tree.map(lambda x, b=b: x[b], starts.state)
+        begun = 0
+        for t in range(episodes.alive[b].sum()):
+            cell, way, target = cells[b, t], episodes.action[b, t], episodes.target[b, t]
+            if not starts.choices[b][target, cell]:
+                break  # astray into a dead end
+            row, column = cell // ENV.size - way[1], cell % ENV.size + way[0]
+            assert 0 <= row < ENV.size and 0 <= column < ENV.size
+            assert row * ENV.size + column not in [*state.walls, *np.delete(state.colours, target)]
+            if t and (t - begun == guided.DETOUR or cell != cells[b, t - 1]):
+                begun = t
+            assert epsilon < 1 or np.all(way == episodes.action[b, begun])
+            shortest = guided.DIRECTIONS[
+                guided.QUARTERS[np.argmax(starts.choices[b][target, cell] >> np.arange(4) & 1)]
+            ]
+            astray, steps = astray + np.any(way != shortest), steps + 1
+    assert (0.02 if epsilon < 1 else 0.3) < astray / steps < (0.3 if epsilon < 1 else 0.8)
+
+
 @pytest.fixture
 def folder(tmp_path):
     packer, _ = demonstrations()

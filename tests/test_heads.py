@@ -31,6 +31,39 @@ def test_gaussian_nll_and_samples():
     np.testing.assert_allclose(drawn.std(0), np.exp(log_std), rtol=0.06)
 
 
+def test_mixture_nll_and_samples():
+    logits, means, log_stds = (
+        np.log([0.7, 0.3]),
+        np.array([[0.5, -1.0], [-4.0, 2.0]]),
+        np.array([[0.3, -2.0], [-1.0, 0.0]]),
+    )
+    mixture = heads.Mixture(jnp.array(logits), heads.Gaussian(jnp.array(means), jnp.array(log_stds)))
+    for value in ([1.5, -1.1], [-3.5, 1.0]):
+        slow = -np.log(np.exp(logits) @ stats.norm.pdf(value, means, np.exp(log_stds)).prod(axis=1))
+        np.testing.assert_allclose(mixture.nll(jnp.array(value)), slow, rtol=1e-5)
+    drawn = np.asarray(jax.vmap(mixture.sample)(jax.random.split(jax.random.key(0), 4000)))
+    nearer = np.argmin(np.linalg.norm(drawn[:, None] - means, axis=-1), axis=1)
+    for k, share in enumerate((0.7, 0.3)):
+        assert abs(np.mean(nearer == k) - share) < 0.04
+        np.testing.assert_allclose(drawn[nearer == k].mean(0), means[k], atol=0.15)
+        np.testing.assert_allclose(drawn[nearer == k].std(0), np.exp(log_stds[k]), rtol=0.1)
+
+
+def test_a_mixture_is_read_from_a_head_component_by_component():
+    kind = heads.Mixtures(3)
+    outputs = jnp.arange(5.0 * kind.outputs(2)).reshape(5, -1) / 10
+    mixture = kind.of(outputs)
+    assert outputs.shape == (5, 15) and mixture.logits.shape == (5, 3)
+    np.testing.assert_array_equal(mixture.logits, outputs[:, :3])
+    second = heads.Gaussian.of(outputs[:, 7:11])
+    np.testing.assert_array_equal(mixture.components.mean[:, 1], second.mean)
+    np.testing.assert_array_equal(mixture.components.log_std[:, 1], second.log_std)
+    only = heads.Mixtures(1).of(outputs[:, :5])
+    value = jnp.array([0.3, -0.2])
+    np.testing.assert_allclose(only.nll(value), heads.Gaussian.of(outputs[:, 1:5]).nll(value), rtol=1e-6)
+    assert only[0].sample(jax.random.key(0)).shape == (2,)
+
+
 def test_log_deviations_are_bounded_and_always_trainable():
     """Near the middle of their bounds they are the head's numbers, far out they approach the bounds."""
     raw = jnp.array([-1.5, -1.2, 50.0, -50.0, 3.0, -6.0])

@@ -190,23 +190,6 @@ def test_padding_never_influences_prediction_or_ground_truth_control(world, batc
     jax.tree.map(np.testing.assert_array_equal, both(batch), both(scrambled(batch)))
 
 
-def test_weights_of_prediction_count_steps_as_often(world, batch):
-    """And only in what is minimised; the weight of a step is that of its observation."""
-    thrice = lambda obs: jnp.where(jnp.arange(len(obs)) == 1, 3.0, 1.0)  # noqa: E731
-    plain, weighted = (objectives.prediction(world.base_def, 0.0, weigh) for weigh in (None, thrice))
-    only_second = batch.replace(alive=batch.alive & (jnp.arange(batch.alive.shape[1]) == 1))
-
-    @jax.jit
-    def losses(batch):
-        return [loss(world.base, None, batch, None, None) for loss in (plain, weighted)]
-
-    (value, metrics), (heavier, same) = losses(batch)
-    second, steps = losses(only_second)[0][0], jnp.sum(batch.alive)
-    doubled = 2 * jnp.sum(only_second.alive)
-    np.testing.assert_allclose(heavier, (value * steps + second * doubled) / (steps + doubled), rtol=1e-5)
-    assert heavier != value and same["nll"] == metrics["nll"]
-
-
 def random_controllers():
     subgoals, rank, width = build.subgoals(CFG), CFG.control.rank, CFG.model.width
     rng = np.random.default_rng(0)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from internal_rl.envs import pinpad
 from internal_rl.envs.ant import Ant, State, direction, rotated
 from internal_rl.experts.guided import DIRECTIONS, Guided, quarter
 
@@ -51,8 +50,8 @@ def view(env: Ant, guided: Guided) -> View:
     ahead = jnp.asarray(DIRECTIONS)[command]
     cell = env.cell_at(env.centre(state.agent) + env.cell * ahead)
     arrived = state.colours[target] == cell
-    following = pinpad.target(state.sequence, state.progress + arrived)
-    after = (quarter(guided.choices, following, cell) - command) % 4
+    # Not from a target on: it would walk differently before, and show the next subgoal before this one is reached.
+    after = jnp.where(arrived, -1, (quarter(guided.choices, guided.target, cell) - command) % 4)
 
     w, x, y, z = state.qpos[3:7]
     yaw = jnp.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2))

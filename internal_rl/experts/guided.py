@@ -20,6 +20,8 @@ QUARTERS = (1, 3, 2, 0)
 """Quarter turns from +x to the moves up, down, left, right."""
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
 """Unit vectors of the quarter turns."""
+DETOUR = 8
+"""Steps for which another way is told, at most."""
 
 
 @struct.dataclass
@@ -59,6 +61,15 @@ def quarter(choices: jax.Array, target: jax.Array, cell: jax.Array) -> jax.Array
     return jnp.asarray(QUARTERS)[jnp.argmax(choices[target, cell] >> jnp.arange(4) & 1)]
 
 
+def harmless(env: Ant, guided: Guided) -> jax.Array:
+    """Which moves, in the order of ``QUARTERS``, lead into a cell that may be entered now, bool [4]."""
+    state = guided.state
+    ahead = jnp.asarray(DIRECTIONS)[jnp.asarray(QUARTERS)]
+    cells = jax.vmap(env.cell_at)(env.centre(state.agent) + env.cell * ahead)
+    others = jnp.where(jnp.arange(env.colours) == guided.target, -2, state.colours)
+    return (cells >= 0) & ~jnp.any(cells[:, None] == jnp.concatenate([others, state.walls]), axis=1)
+
+
 @struct.dataclass
 class Demonstration:
     """One episode of T steps; what comes after its end is padding, marked by ``alive``."""
@@ -75,8 +86,12 @@ class Demonstration:
     """bool."""
 
 
-def demonstrate(env: Ant, act: Act, key: jax.Array, task: jax.Array, noise: float, horizon: int) -> Demonstration:
+def demonstrate(
+    env: Ant, act: Act, key: jax.Array, task: jax.Array, noise: float, horizon: int, epsilon: float = 0.0
+) -> Demonstration:
     """One episode of an expert, successful or not.
+
+    With ``epsilon``, the legs do not always show where the episode is going, and a predictor has to know.
 
     Args:
       env: the environment.
@@ -85,16 +100,29 @@ def demonstrate(env: Ant, act: Act, key: jax.Array, task: jax.Array, noise: floa
       task: int32, row of the task table.
       noise: scale of the expert's own noise: 1 for sampled actions (``D``), 0 for mean actions (``D*``).
       horizon: T.
+      epsilon: probability of a step to begin a detour: for ``DETOUR`` steps, or until it enters another cell, the
+        expert is told a random way that leads into no wall, no wrong colour and not off the grid.
     """
     reset_key, key = jax.random.split(key)
     start = begin(env, reset_key, task)
 
-    def step(guided, key):
-        action = jnp.clip(act(guided, noise * jax.random.normal(key, (env.actions,))), -1.0, 1.0)
+    def step(carry, key):
+        guided, way, left = carry
+        if epsilon:
+            way_key, begin_key = jax.random.split(jax.random.fold_in(key, 1))
+            safe = harmless(env, guided)
+            begins = (left == 0) & jnp.any(safe) & jax.random.bernoulli(begin_key, epsilon)
+            way = jnp.where(begins, jax.random.categorical(way_key, jnp.where(safe, 0.0, -jnp.inf)), way)
+            left = jnp.where(begins, DETOUR, left)
+        told = guided.replace(choices=jnp.where(left > 0, 1 << way, guided.choices))
+        action = jnp.clip(act(told, noise * jax.random.normal(key, (env.actions,))), -1.0, 1.0)
         after = guided.replace(state=env.step(guided.state, action))
-        return after, (env.observe(guided.state), action, guided.target, ~guided.done, after.state.reward)
+        left = jnp.where(after.state.agent == guided.state.agent, jnp.maximum(left - 1, 0), 0)
+        seen = env.observe(guided.state), action, guided.target, ~guided.done, after.state.reward
+        return (after, way, left), seen
 
-    end, (obs, action, target, alive, reward) = jax.lax.scan(step, start, jax.random.split(key, horizon))
+    carry = start, jnp.int32(0), jnp.int32(0)
+    (end, _, _), (obs, action, target, alive, reward) = jax.lax.scan(step, carry, jax.random.split(key, horizon))
     return Demonstration(
         jnp.concatenate([obs, env.observe(end.state)[None]]), action, target, alive, jnp.any(reward > 0)
     )

@@ -21,23 +21,29 @@ from internal_rl.models.sequence_model import SequenceModel
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def prediction(model_def: nnx.GraphDef, obs_coef: float, weigh: Callable[[jax.Array], jax.Array] | None = None) -> Loss:
-    """Eq. 5: action NLL plus lambda times next-observation NLL, in nats per step.
-
-    With ``weigh``, ``obs [T, O] -> weight [T]`` of at least 1, it is the weighted mean. A step's weight may depend on
-    what was observed until then, and on nothing later: the best predictor is then the same as without.
-    """
+def prediction(model_def: nnx.GraphDef, obs_coef: float) -> Loss:
+    """Eq. 5: action NLL plus lambda times next-observation NLL, in nats per step."""
 
     def loss(params, context, batch: Batch, key, step):
         del context, key, step
         out = jax.vmap(nnx.merge(model_def, params))(batch.obs)
-        nll_BT, obs_nll_BT = out.action.nll(batch.action), out.observation.nll(batch.following)
-        weight_BT = batch.alive if weigh is None else jnp.where(batch.alive, jax.vmap(weigh)(batch.obs), 0.0)
-        value = masked_mean(nll_BT + obs_coef * obs_nll_BT, weight_BT)
-        nll, obs_nll = masked_mean(nll_BT, batch.alive), masked_mean(obs_nll_BT, batch.alive)
+        nll = masked_mean(out.action.nll(batch.action), batch.alive)
+        obs_nll = masked_mean(out.observation.nll(batch.following), batch.alive)
+        value = nll + obs_coef * obs_nll
         return value, {"loss": value, "nll": nll, "obs_nll": obs_nll}
 
     return loss
+
+
+def summed(loss: Loss) -> Loss:
+    """The sum of a loss over several batches ``{prefix: batch}``; the metrics of each get its prefix."""
+
+    def total(params, context, batches: dict[str, Batch], key, step):
+        parts = {prefix: loss(params, context, batch, key, step) for prefix, batch in batches.items()}
+        metrics = {prefix + name: value for prefix, (_, found) in parts.items() for name, value in found.items()}
+        return sum(value for value, _ in parts.values()), metrics
+
+    return total
 
 
 def residual(model: SequenceModel, layer: int, obs_BTO: jax.Array) -> jax.Array:

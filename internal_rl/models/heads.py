@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Self
 
 import jax
@@ -76,6 +77,43 @@ class Gaussian(Distribution):
     def sample(self, key: jax.Array) -> jax.Array:
         """[..., A]."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+
+@struct.dataclass
+class Mixture(Distribution):
+    """One of K Gaussians over a vector of A numbers."""
+
+    logits: jax.Array
+    """[..., K]."""
+    components: Gaussian
+    """[..., K, A]."""
+
+    def nll(self, value: jax.Array) -> jax.Array:
+        """``-ln p(value)`` in nats; ``value`` is [..., A]."""
+        log_p = jax.nn.log_softmax(self.logits) - self.components.nll(value[..., None, :])
+        return -jax.nn.logsumexp(log_p, axis=-1)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """[..., A]."""
+        which_key, key = jax.random.split(key)
+        which = jax.random.categorical(which_key, self.logits)
+        return jnp.take_along_axis(self.components.sample(key), which[..., None, None], axis=-2)[..., 0, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixtures:
+    """The kind of distribution :class:`Mixture`, with K ``components``."""
+
+    components: int
+
+    def outputs(self, size: int) -> int:
+        """Numbers that a head has to compute."""
+        return self.components * (1 + 2 * size)
+
+    def of(self, outputs: jax.Array) -> Mixture:
+        """From a head's outputs, [..., K (1 + 2 A)]: the logits, then mean and spread of one after another."""
+        logits, rest = jnp.split(outputs.astype(jnp.float32), [self.components], axis=-1)
+        return Mixture(logits, Gaussian.of(rest.reshape(*rest.shape[:-1], self.components, -1)))
 
 
 def gaussian_log_prob(mean: jax.Array, log_std: jax.Array, value: jax.Array) -> jax.Array:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from internal_rl.config import ModelConfig
-from internal_rl.models.heads import Distribution
+from internal_rl.models.heads import Distribution, Mixtures
 from internal_rl.models.layers import Attention, Block, Clock, Memoryless, Recurrent, linear
 
 Params = Any
-Head = tuple[type[Distribution], int]
+Head = tuple[type[Distribution] | Mixtures, int]
 """What a head predicts: the kind of distribution, and the number of classes or of dimensions."""
 
 
