@@ -135,7 +135,8 @@ def torture(world: str, kills: int, workdir: Path, dice: random.Random, names: S
         possible = [moment for moment in MOMENTS if stage.name != "expert_data" or moment != "save"]
         moments = [possible[(i + k) % len(possible)] for k in range(share)]
         tear(stage, torn, stage.outcome(calm), moments, dice)
-        print(f"{world} {stage.name}: {share} kills, {stage.laps} laps, {stage.lost or 'not lost'}", flush=True)
+        fate = stage.lost or f"not lost, {stage.different} different"
+        print(f"{world} {stage.name}: {share} kills, {stage.laps} laps, {fate}", flush=True)
         if stage.lost:
             break
     return stages
