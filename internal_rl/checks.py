@@ -153,10 +153,11 @@ def _check_stages(config: Config) -> None:
         raise ConfigError(f"data.turns is True with env.body = {config.env.body!r}; expected 'ant', which turns along.")
     if config.pretrain.brief and config.env.body == "point":
         raise ConfigError(f"pretrain.brief is {config.pretrain.brief} with env.body = 'point'; expected 0 on the grid.")
-    horizon = config.expert.horizon or config.env.horizon
+    section = "expert" if config.expert.horizon else "env"
+    horizon = getattr(config, section).horizon
     if config.pretrain.brief and not 0 < config.pretrain.brief_steps <= horizon:
         raise ConfigError(
-            f"pretrain.brief_steps is {config.pretrain.brief_steps}; expected 1 to {horizon}, the steps of an episode."
+            f"pretrain.brief_steps is {config.pretrain.brief_steps}; expected 1 to {section}.horizon = {horizon}."
         )
     if config.expert.epsilon > 1:
         raise ConfigError(f"expert.epsilon is {config.expert.epsilon}; expected a probability.")
