@@ -29,17 +29,15 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
     """The training stage; its context holds the Bayes predictor's log-prior over tasks, and data of ``axes``."""
     train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
 
-    def loss_of(section):
-        loss = objectives.prediction(model_def, section.obs_coef)
-        return objectives.summed(loss) if train.brief else loss
-
     def sample(context, key):
-        whole = expert_data.noisy(cfg, context, key, train.batch)
-        if not train.brief:
-            return whole
-        return {"": whole, "brief_": expert_data.brief(cfg, context, jax.random.fold_in(key, 3))}
+        batches = {"": expert_data.noisy(cfg, context, key, train.batch)}
+        if train.brief:
+            batches["brief_"] = expert_data.brief(cfg, context, jax.random.fold_in(key, 3))
+        return batches
 
-    update = common.supervised(train, loss_of, sample)
+    update = common.supervised(
+        train, lambda section: objectives.summed(objectives.prediction(model_def, section.obs_coef)), sample
+    )
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

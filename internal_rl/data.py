@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -50,9 +48,4 @@ def thinned(batch: Batch, priority_BT: jax.Array, length: int) -> Batch:
     Each keeps its own next observation. Padding comes last, whatever its priority.
     """
     _, picked = jax.lax.top_k(jnp.where(batch.alive, priority_BT, -jnp.inf), length)
-    picked = jnp.sort(picked, axis=1)
-
-    def pick(x: Any) -> jax.Array:
-        return jax.vmap(lambda row, steps: row[steps])(x, picked)
-
-    return jax.tree.map(pick, batch)
+    return jax.vmap(lambda row, steps: jax.tree.map(lambda x: x[steps], row))(batch, jnp.sort(picked, axis=1))

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from internal_rl.envs.ant import Ant, State, direction, rotated
-from internal_rl.experts.guided import DIRECTIONS, Guided, quarter
+from internal_rl.experts.guided import DIRECTIONS, Guided, barred, quarter
 
 # A quarter turn maps each leg onto the next; the ankles' axes then agree up to these signs.
 _SIGNS = np.array([[1, 1], [1, -1], [1, -1], [1, 1]], np.float32)
@@ -50,7 +50,7 @@ def view(env: Ant, guided: Guided) -> View:
     ahead = jnp.asarray(DIRECTIONS)[command]
     cell = env.cell_at(env.centre(state.agent) + env.cell * ahead)
     arrived = state.colours[target] == cell
-    # Not from a target on: it would walk differently before, and show the next subgoal before this one is reached.
+    # None is told beyond the target: its gait would show the next subgoal before this one is reached.
     after = jnp.where(arrived, -1, (quarter(guided.choices, guided.target, cell) - command) % 4)
 
     w, x, y, z = state.qpos[3:7]
@@ -69,12 +69,10 @@ def view(env: Ant, guided: Guided) -> View:
     local = _turn(-command, (state.qpos[:2] - env.centre(state.agent)) / (env.cell / 2))
     around = jnp.array([(i, j) for i in (-1.0, 0.0, 1.0) for j in (-1.0, 0.0, 1.0) if i or j])
     cells = jax.vmap(env.cell_at)(env.centre(state.agent) + env.cell * _turn(command, around))
-    others = jnp.where(jnp.arange(env.colours) == target, -2, state.colours)
-    barred = (cells < 0) | jnp.any(cells[:, None] == jnp.concatenate([others, state.walls]), axis=1)
     obs = jnp.concatenate(
         [
             state.qpos[2:3], upright, joints(state.qpos[7:]), velocity, spin, joints(state.qvel[6:]), local,
-            jax.nn.one_hot(after, 4), barred,
+            jax.nn.one_hot(after, 4), barred(guided, cells),
         ]
     )  # fmt: skip
     return View(obs, ahead, legs)

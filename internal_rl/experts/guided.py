@@ -61,13 +61,11 @@ def quarter(choices: jax.Array, target: jax.Array, cell: jax.Array) -> jax.Array
     return jnp.asarray(QUARTERS)[jnp.argmax(choices[target, cell] >> jnp.arange(4) & 1)]
 
 
-def harmless(env: Ant, guided: Guided) -> jax.Array:
-    """Which moves, in the order of ``QUARTERS``, lead into a cell that may be entered now, bool [4]."""
+def barred(guided: Guided, cells: jax.Array) -> jax.Array:
+    """Which of some cells [N] must not be entered now: off the grid, walls, every colour but the target; bool [N]."""
     state = guided.state
-    ahead = jnp.asarray(DIRECTIONS)[jnp.asarray(QUARTERS)]
-    cells = jax.vmap(env.cell_at)(env.centre(state.agent) + env.cell * ahead)
-    others = jnp.where(jnp.arange(env.colours) == guided.target, -2, state.colours)
-    return (cells >= 0) & ~jnp.any(cells[:, None] == jnp.concatenate([others, state.walls]), axis=1)
+    others = jnp.where(jnp.arange(len(state.colours)) == guided.target, -2, state.colours)
+    return (cells < 0) | jnp.any(cells[:, None] == jnp.concatenate([others, state.walls]), axis=1)
 
 
 @struct.dataclass
@@ -110,7 +108,8 @@ def demonstrate(
         guided, way, left = carry
         if epsilon:
             way_key, begin_key = jax.random.split(jax.random.fold_in(key, 1))
-            safe = harmless(env, guided)
+            around = env.centre(guided.state.agent) + env.cell * DIRECTIONS[np.array(QUARTERS)]
+            safe = ~barred(guided, jax.vmap(env.cell_at)(around))
             begins = (left == 0) & jnp.any(safe) & jax.random.bernoulli(begin_key, epsilon)
             way = jnp.where(begins, jax.random.categorical(way_key, jnp.where(safe, 0.0, -jnp.inf)), way)
             left = jnp.where(begins, DETOUR, left)
