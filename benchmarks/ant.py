@@ -56,8 +56,8 @@ def pretrain_update() -> Row:
     noise = lambda i, size: jax.random.normal(jax.random.key(i), (train.batch, steps, size))  # noqa: E731
     alive = jnp.ones((train.batch, steps), bool)
     obs, action, following = noise(2, env.observation_size), noise(3, env.actions), noise(4, env.observation_size)
-    batch = Batch(obs, action, following, alive, alive, alive, None)
-    loss = objectives.prediction(model_def, train.obs_coef)
+    batch = Batch(obs, action, following, alive, alive, alive, jnp.full(alive.shape, 7), None)
+    loss = objectives.prediction(model_def, train.obs_coef, train.way_coef)
     update = updates.supervised(
         lambda params, context, _, key, step: loss(params, context, context["batch"], key, step), lambda key: None, tx
     )

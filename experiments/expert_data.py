@@ -48,7 +48,7 @@ def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: 
         drawn = data.expert_batch(build.pretrain_env(cfg), grid_expert, cfg.env.subgoal_length, key, batch)
         return mesh.over_batch(drawn)
     drawn = mesh.over_batch(context["data"][split].sample(key, batch))
-    return _turned(cfg, drawn, jax.random.fold_in(key, 1)) if cfg.data.turns else drawn
+    return _prepared(cfg, drawn, jax.random.fold_in(key, 1))
 
 
 def brief(cfg: Config, context: dict[str, Any], key: jax.Array) -> Batch:
@@ -63,11 +63,12 @@ def brief(cfg: Config, context: dict[str, Any], key: jax.Array) -> Batch:
     return data.thinned(batch, priority, cfg.pretrain.brief_steps)
 
 
-def _turned(cfg: Config, batch: Batch, key: jax.Array) -> Batch:
-    quarters = jax.random.randint(key, batch.obs.shape[:1], 0, 4)
-    whole = jnp.concatenate([batch.obs, batch.following[:, -1:]], axis=1)
-    whole = jax.vmap(build.pretrain_env(cfg).turned)(whole, quarters)
-    return batch.replace(obs=whole[:, :-1], following=whole[:, 1:])
+def _prepared(cfg: Config, batch: Batch, key: jax.Array) -> Batch:
+    """Episodes of a data set in worlds turned at random, if the configuration says so, and with what lies ahead."""
+    env, whole = build.pretrain_env(cfg), jnp.concatenate([batch.obs, batch.following[:, -1:]], axis=1)
+    if cfg.data.turns:
+        whole = jax.vmap(env.turned)(whole, jax.random.randint(key, batch.obs.shape[:1], 0, 4))
+    return batch.replace(obs=whole[:, :-1], following=whole[:, 1:], ahead=jax.vmap(env.ahead)(whole, batch.alive))
 
 
 def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:

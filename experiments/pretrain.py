@@ -35,9 +35,10 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
             batches["brief_"] = expert_data.brief(cfg, context, jax.random.fold_in(key, 3))
         return batches
 
-    update = common.supervised(
-        train, lambda section: objectives.summed(objectives.prediction(model_def, section.obs_coef)), sample
-    )
+    def loss_of(section):
+        return objectives.summed(objectives.prediction(model_def, section.obs_coef, section.way_coef))
+
+    update = common.supervised(train, loss_of, sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)
@@ -54,7 +55,8 @@ def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key
     """Action NLL of the base model and of both references on the same held-out trajectories, in nats per step.
 
     ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``. For a body with physics
-    there is no reference: only the NLL, and ``decision_nll``, that of the steps at which a cell is entered.
+    there is no reference: only the NLL, and ``decision_nll``, that of the steps at which a cell is entered; of a model
+    that says the way also ``decision_way_nll``, the NLL of the cell entered next at these.
     """
     env = build.pretrain_env(cfg)
     episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
@@ -63,7 +65,8 @@ def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key
     base = masked_mean(nll_BT, episodes.alive)
     if episodes.trajectory is None:
         decides = episodes.alive & jax.vmap(env.arrived)(episodes.obs)
-        return {"held_out_nll": base, "decision_nll": masked_mean(nll_BT, decides)}
+        way = {"decision_way_nll": objectives.way_nll(out.way, episodes, decides)} if out.way is not None else {}
+        return {"held_out_nll": base, "decision_nll": masked_mean(nll_BT, decides)} | way
     log_prior_Q = context["log_prior"]
     exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
     floor = masked_mean(bayes.nll(exact["bayes"], episodes.action), episodes.alive)

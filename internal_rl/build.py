@@ -77,7 +77,8 @@ def _base(cfg: Config, env: Gridworld | Ant, rngs: nnx.Rngs) -> SequenceModel:
         return SequenceModel(cfg.model, env.observation_size, action, following, rngs)
     kind = Gaussian if cfg.model.components == 1 else Mixtures(cfg.model.components)
     action, following = (kind, env.actions), (Gaussian, env.observation_size)
-    return SequenceModel(cfg.model, env.encoded_size, action, following, rngs, env.encode)
+    way = cfg.pretrain.way_coef > 0
+    return SequenceModel(cfg.model, env.encoded_size, action, following, rngs, env.encode, way)
 
 
 def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:

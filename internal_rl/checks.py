@@ -151,8 +151,10 @@ def _check_model(model: ModelConfig) -> None:
 def _check_stages(config: Config) -> None:
     if config.data.turns and config.env.body != "ant":
         raise ConfigError(f"data.turns is True with env.body = {config.env.body!r}; expected 'ant', which turns along.")
-    if config.pretrain.brief and config.env.body == "point":
-        raise ConfigError(f"pretrain.brief is {config.pretrain.brief} with env.body = 'point'; expected 0 on the grid.")
+    for field in ("brief", "way_coef"):
+        if getattr(config.pretrain, field) and config.env.body == "point":
+            value = getattr(config.pretrain, field)
+            raise ConfigError(f"pretrain.{field} is {value} with env.body = 'point'; expected 0 on the grid.")
     section = "expert" if config.expert.horizon else "env"
     horizon = getattr(config, section).horizon
     if config.pretrain.brief and not 0 < config.pretrain.brief_steps <= horizon:

@@ -28,6 +28,8 @@ class Batch:
     """int32, the true subgoal. For analysis and ground-truth controllers only."""
     leg: jax.Array
     """int32, how many subgoals of the task came before; where it changes, a new subgoal begins. For analysis only."""
+    ahead: jax.Array | None
+    """int32, of bodies with physics: which of the cells around is entered next, see ``Ant.ahead``."""
     trajectory: shortest_path.Trajectory | None
     """What the sequences were made from, on the grid."""
 
@@ -38,7 +40,7 @@ def expert_batch(env: Gridworld, cfg: ExpertConfig, subgoal_length: int, key: ja
     obs = jax.vmap(lambda one: jax.vmap(env.observe)(one.states()))(trajectory)
     return Batch(
         obs, trajectory.action, trajectory.next_agent, trajectory.alive, trajectory.target // subgoal_length,
-        pinpad.legs(trajectory.target, subgoal_length), trajectory,
+        pinpad.legs(trajectory.target, subgoal_length), None, trajectory,
     )  # fmt: skip
 
 

@@ -60,14 +60,14 @@ class Dataset:
         }
 
     def sample(self, key: jax.Array, batch: int) -> Batch:
-        """``batch`` episodes, uniformly, fields [B, T, ...]; the padding repeats the last row."""
+        """``batch`` episodes, uniformly, fields [B, T, ...] but ``ahead``; the padding repeats the last row."""
         picked = self.episodes[jax.random.randint(key, (batch,), 0, self.episodes.shape[0])]
         first, last = self.start[picked], self.start[picked + 1] - 1
         rows = jnp.minimum(first[:, None] + jnp.arange(self.horizon + 1), last[:, None])
         obs, at = self.obs[rows], rows[:, :-1]
         target = self.target[at]
         subgoal, leg = target // self.subgoal_length, pinpad.legs(target, self.subgoal_length)
-        return Batch(obs[:, :-1], self.action[at], obs[:, 1:], at < last[:, None], subgoal, leg, None)
+        return Batch(obs[:, :-1], self.action[at], obs[:, 1:], at < last[:, None], subgoal, leg, None, None)
 
 
 class Packer:

@@ -107,5 +107,6 @@ def random_batch(cfg: c.Config = CONFIG, size: int = 4, seed: int = 0) -> Batch:
         alive=jnp.asarray(np.arange(cfg.env.horizon) < lengths[:, None]),
         subgoal=jnp.asarray(np.cumsum(rng.random(shape) < 0.3, axis=1) % build.subgoals(cfg)),
         leg=jnp.asarray(np.cumsum(rng.random(shape) < 0.3, axis=1)),
+        ahead=None,
         trajectory=None,
     )

@@ -127,6 +127,22 @@ def test_arrivals_are_seen_in_the_observations(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(seeds)
+def test_the_cell_ahead_is_the_next_that_is_entered(seed):
+    start, states, observations, _, _, _ = episode(seed, 0.3)
+    live = ~np.concatenate([[False], states.done[:-1]])
+    ahead = PUCK.ahead(jnp.concatenate([PUCK.observe(start)[None], observations]), live)
+    places = [np.floor((qpos[:2] + PUCK.half) / PUCK.cell) for qpos in (start.qpos, *states.qpos)]
+    for t in range(len(live)):
+        others = [p for p, alive in zip(places[t + 1 :], live[t:], strict=True) if alive and np.any(p != places[t])]
+        expected = -1
+        if live[t] and others:
+            dx, dy = np.clip(others[0] - places[t], -1, 1)
+            expected = 3 * (dx + 1) + dy + 1
+        assert ahead[t] == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
 def test_reset_is_as_documented(seed):
     state = jax.device_get(RESET(jax.random.key(seed)))
     cells = np.concatenate([state.colours, state.walls, [state.agent]])

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs import ant
 from experiments import ant_expert, compile, expert_data, probe, reproduce
@@ -120,11 +121,12 @@ def test_brief_sequences_hold_where_cells_are_entered_then_the_steps_after_then_
         draw = jax.jit(lambda data, cfg=cfg: expert_data.brief(cfg, {"data": {"train": data}}, KEY))
         batch = jax.device_get(draw(data))
         assert batch.obs.shape[:2] == (20, steps)
-        fields = batch.obs[..., 0], batch.following[..., 0], batch.alive
-        for number, following, alive in zip(*fields, strict=True):
+        fields = batch.obs[..., 0], batch.following[..., 0], batch.alive, batch.ahead
+        for number, following, alive, ahead in zip(*fields, strict=True):
             kept = number[alive].astype(int).tolist()
             assert kept == sorted(kept) and always <= set(kept) and len(kept) == min(steps, 10)
             np.testing.assert_array_equal(following[alive], number[alive] + 1)
+            np.testing.assert_array_equal(ahead[alive], np.where(number[alive] < 7, 7, -1))  # to the right, twice
             assert not alive[len(kept) :].any()
             picks.add(tuple(kept))
     assert len([kept for kept in picks if len(kept) == 8]) > 3  # the others are drawn
@@ -151,6 +153,19 @@ def test_the_shipped_expert_fits_the_presets_and_is_what_its_card_says(tmp_path)
     narrow = dataclasses.replace(tiny, ant_expert=dataclasses.replace(tiny.ant_expert, width=8))
     with pytest.raises(WeightsError, match="ant.safetensors has float32"):
         ant_expert.load(narrow, tmp_path)
+
+
+def test_the_way_counts_where_a_cell_is_entered_later():
+    """The loss is that of the actions, lambda times that of the observations, and way_coef times that of the ways."""
+    model_def, init = build.base_model(CFG)
+    params = init(KEY)
+    data = walk([0, 0, 1, 1, 2, 2], [0, 6])
+    batch = expert_data.noisy(CFG, {"data": {"train": data}}, KEY, 1)
+    value, metrics = objectives.prediction(model_def, 0.5, 3.0)(params, None, batch, KEY, 0)
+    np.testing.assert_allclose(value, metrics["nll"] + 0.5 * metrics["obs_nll"] + 3 * metrics["way_nll"], rtol=1e-6)
+    out = nnx.merge(model_def, params)(batch.obs[0])
+    log_p = jax.nn.log_softmax(out.way.logits)
+    np.testing.assert_allclose(metrics["way_nll"], -np.mean([log_p[t, 7] for t in range(4)]), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def refusal(capsys, *arguments: str) -> str:
         ((SMOKE, "--config.pretrian.steps=3"), ["pretrian.steps is not a field", "did you mean pretrain?"]),
         ((SMOKE, "--config.data.turns=True"), ["data.turns is True", "expected 'ant'"]),
         ((SMOKE, "--config.pretrain.brief=8"), ["pretrain.brief is 8", "expected 0 on the grid"]),
+        ((SMOKE, "--config.pretrain.way_coef=8"), ["pretrain.way_coef is 8.0", "expected 0 on the grid"]),
         ((SMOKE, "--config.pretrain.lr.x=3"), ["pretrain.lr.x is not a field"]),
         ((SMOKE, "--config.pretrain=3"), ["pretrain is a section"]),
         ((SMOKE, "--config.pretrain.steps=many"), ["config.pretrain.steps=many"]),

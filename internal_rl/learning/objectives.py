@@ -14,25 +14,36 @@ from internal_rl.config import DiscoverConfig
 from internal_rl.data import Batch
 from internal_rl.learning.losses import masked_mean
 from internal_rl.models import cell, layers
-from internal_rl.models.heads import Distribution, categorical_nll
+from internal_rl.models.heads import Categorical, Distribution, categorical_nll
 from internal_rl.models.metacontroller import Posterior
 from internal_rl.models.sequence_model import SequenceModel
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def prediction(model_def: nnx.GraphDef, obs_coef: float) -> Loss:
-    """Eq. 5: action NLL plus lambda times next-observation NLL, in nats per step."""
+def prediction(model_def: nnx.GraphDef, obs_coef: float, way_coef: float = 0.0) -> Loss:
+    """Eq. 5: action NLL plus lambda times next-observation NLL, in nats per step.
+
+    Of a model that says the way, ``way_coef`` times the NLL of the cell entered next is added.
+    """
 
     def loss(params, context, batch: Batch, key, step):
         del context, key, step
         out = jax.vmap(nnx.merge(model_def, params))(batch.obs)
         nll = masked_mean(out.action.nll(batch.action), batch.alive)
         obs_nll = masked_mean(out.observation.nll(batch.following), batch.alive)
-        value = nll + obs_coef * obs_nll
-        return value, {"loss": value, "nll": nll, "obs_nll": obs_nll}
+        value, metrics = nll + obs_coef * obs_nll, {"nll": nll, "obs_nll": obs_nll}
+        if out.way is not None:
+            metrics["way_nll"] = way_nll(out.way, batch, batch.alive)
+            value += way_coef * metrics["way_nll"]
+        return value, {"loss": value} | metrics
 
     return loss
+
+
+def way_nll(way: Categorical, batch: Batch, where: jax.Array) -> jax.Array:
+    """Mean NLL of the cell entered next, over the steps of ``where``, bool [B, T], after which one is entered."""
+    return masked_mean(way.nll(batch.ahead), where & (batch.ahead >= 0))
 
 
 def summed(loss: Loss) -> Loss:

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from internal_rl.config import ModelConfig
-from internal_rl.models.heads import Distribution, Mixtures
+from internal_rl.models.heads import Categorical, Distribution, Mixtures
 from internal_rl.models.layers import Attention, Block, Clock, Memoryless, Recurrent, linear
 
 Params = Any
 Head = tuple[type[Distribution] | Mixtures, int]
 """What a head predicts: the kind of distribution, and the number of classes or of dimensions."""
+WAYS = 9
+"""The cells around one, and itself, which is never the next."""
 
 
 @struct.dataclass
@@ -26,18 +28,21 @@ class Outputs:
     """Of a_t, [T, ...]."""
     observation: Distribution
     """Of o_{t+1}, [T, ...]: on the grid, of the agent's next cell, the only part that changes."""
+    way: Categorical | None
+    """Of the way to the next cell that a body with physics will enter, [T, WAYS]."""
 
 
 class SequenceModel(nnx.Module):
-    """Embedding, L residual blocks and two heads, over one unbatched sequence.
+    """Embedding, L residual blocks and the heads, over one unbatched sequence.
 
-    ``action`` and ``following`` say what the heads predict: the action, and what there is to predict of o_{t+1}.
-    ``encode`` makes of observations [T, ...] the [T, observation] that are embedded.
+    ``action`` and ``following`` say what the heads predict: the action, and what there is to predict of o_{t+1}. With
+    ``way`` a third one looks further, to the next cell that will be entered. ``encode`` makes of observations [T, ...]
+    the [T, observation] that are embedded.
     """
 
     def __init__(
         self, cfg: ModelConfig, observation: int, action: Head, following: Head, rngs: nnx.Rngs,
-        encode: Callable[[jax.Array], jax.Array] = jnp.asarray,
+        encode: Callable[[jax.Array], jax.Array] = jnp.asarray, way: bool = False,
     ):  # fmt: skip
         dtype = jnp.dtype(cfg.compute_dtype)
 
@@ -61,6 +66,7 @@ class SequenceModel(nnx.Module):
         self.action, self.observation = (
             linear(cfg.width, kind.outputs(size), cfg.init_scale, rngs) for kind, size in (action, following)
         )
+        self.way = linear(cfg.width, WAYS, cfg.init_scale, rngs) if way else None
 
     def init_state(self, capacity: int) -> tuple[Any, ...]:
         """One state per block, for sequences of at most ``capacity`` steps."""
@@ -86,7 +92,8 @@ class SequenceModel(nnx.Module):
         e_TD, states = self._run(e_TD, self.blocks[layer:], states, t0)
         normed = self.norm(e_TD)
         action, observation = self.kinds
-        return Outputs(action.of(self.action(normed)), observation.of(self.observation(normed))), states
+        way = Categorical(self.way(normed)) if self.way is not None else None
+        return Outputs(action.of(self.action(normed)), observation.of(self.observation(normed)), way), states
 
     def __call__(self, obs_TO: jax.Array) -> Outputs:
         """The heads' results for a whole uncontrolled sequence."""
