@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from benchmarks.timing import Row, measure
 from configs import ant
-from experiments import ant_expert
+from experiments import ant_expert, pretrain
 from internal_rl import build
 from internal_rl.data import Batch
 from internal_rl.learning import objectives, updates
@@ -57,7 +57,7 @@ def pretrain_update() -> Row:
     alive = jnp.ones((train.batch, steps), bool)
     obs, action, following = noise(2, env.observation_size), noise(3, env.actions), noise(4, env.observation_size)
     batch = Batch(obs, action, following, alive, alive, alive, jnp.full(alive.shape, 7), None)
-    loss = objectives.prediction(model_def, train.obs_coef, train.way_coef)
+    loss = objectives.prediction(model_def, train.obs_coef, pretrain.way_coef(train))
     update = updates.supervised(
         lambda params, context, _, key, step: loss(params, context, context["batch"], key, step), lambda key: None, tx
     )

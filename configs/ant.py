@@ -55,15 +55,15 @@ def tiny() -> c.Config:
         env=dataclasses.replace(large.env, timestep=0.025, substeps=2, observation="egocentric"),
         # 95 in 100 successes of the expert take less than half of the environment's time.
         expert=c.ExpertConfig(horizon=250),
-        data=c.DataConfig(episodes=49_152, clean_episodes=4096, batch=256, turns=True),
+        data=c.DataConfig(episodes=24_576, clean_episodes=4096, batch=256, turns=True),
         model=dataclasses.replace(
             large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=2,
             components=4,
         ),
         pretrain=c.PretrainConfig(
-            steps=14_000, batch=8, brief=192, brief_steps=24, optimiser="muon", lr=0.01, schedule="cosine", warmup=200,
-            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=30.0, log_every=200,
-            save_every=1000, eval_batch=128,
+            steps=8000, batch=8, brief=256, brief_steps=16, optimiser="muon", lr=0.02, schedule="cosine", warmup=200,
+            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=300.0, way_coef_end=10.0,
+            log_every=200, save_every=1000, eval_batch=128,
         ),
         probe=c.ProbeConfig(
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from experiments import common, expert_data
 from internal_rl import build, checkpoints
 from internal_rl.analysis import bayes
-from internal_rl.config import Config
+from internal_rl.config import Config, PretrainConfig
 from internal_rl.experts import shortest_path
 from internal_rl.learning import loop, objectives, updates
 from internal_rl.learning.losses import masked_mean
@@ -36,7 +37,7 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
         return batches
 
     def loss_of(section):
-        return objectives.summed(objectives.prediction(model_def, section.obs_coef, section.way_coef))
+        return objectives.summed(objectives.prediction(model_def, section.obs_coef, way_coef(train)))
 
     update = common.supervised(train, loss_of, sample)
 
@@ -49,6 +50,14 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
         "pretrain", update, evaluate, train.steps, train.log_every, train.save_every,
         {"vary": 0, "log_prior": None} | (axes or {}), headline, train.snapshots,
     )  # fmt: skip
+
+
+def way_coef(train: PretrainConfig) -> optax.Schedule | None:
+    """The weight of the way as a function of the update; None if there is none."""
+    if not train.way_coef:
+        return None
+    share = (train.way_coef_end or train.way_coef) / train.way_coef
+    return optax.exponential_decay(train.way_coef, train.steps, share)
 
 
 def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key: jax.Array, batch: int):

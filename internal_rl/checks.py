@@ -155,6 +155,8 @@ def _check_stages(config: Config) -> None:
         if getattr(config.pretrain, field) and config.env.body == "point":
             value = getattr(config.pretrain, field)
             raise ConfigError(f"pretrain.{field} is {value} with env.body = 'point'; expected 0 on the grid.")
+    if config.pretrain.way_coef_end and not config.pretrain.way_coef:
+        raise ConfigError(f"pretrain.way_coef_end is {config.pretrain.way_coef_end} with way_coef = 0; expected 0.")
     section = "expert" if config.expert.horizon else "env"
     horizon = getattr(config, section).horizon
     if config.pretrain.brief and not 0 < config.pretrain.brief_steps <= horizon:

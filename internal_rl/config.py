@@ -153,10 +153,13 @@ class PretrainConfig(TrainConfig):
 
     With ``way_coef`` (0 as in the paper) such a model also predicts which cell will be entered next, at every step, and
     that loss counts so many times: the next observation, looked for where it says where to instead of how to walk.
+    The weight falls geometrically to ``way_coef_end`` (0: it stays), so that first the way is learnt and then the gait,
+    whose gradient is large and mostly noise.
     """
 
     obs_coef: float = 0.01
     way_coef: float = 0.0
+    way_coef_end: float = 0.0
     brief: int = 0
     brief_steps: int = 32
     snapshots: tuple[int, ...] = ()

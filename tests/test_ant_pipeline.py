@@ -161,7 +161,7 @@ def test_the_way_counts_where_a_cell_is_entered_later():
     params = init(KEY)
     data = walk([0, 0, 1, 1, 2, 2], [0, 6])
     batch = expert_data.noisy(CFG, {"data": {"train": data}}, KEY, 1)
-    value, metrics = objectives.prediction(model_def, 0.5, 3.0)(params, None, batch, KEY, 0)
+    value, metrics = objectives.prediction(model_def, 0.5, lambda step: 1.0 + step)(params, None, batch, KEY, 2)
     np.testing.assert_allclose(value, metrics["nll"] + 0.5 * metrics["obs_nll"] + 3 * metrics["way_nll"], rtol=1e-6)
     out = nnx.merge(model_def, params)(batch.obs[0])
     log_p = jax.nn.log_softmax(out.way.logits)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx, struct
 
 from internal_rl.analysis import alignment, probing, slowness
@@ -21,21 +22,21 @@ from internal_rl.models.sequence_model import SequenceModel
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def prediction(model_def: nnx.GraphDef, obs_coef: float, way_coef: float = 0.0) -> Loss:
+def prediction(model_def: nnx.GraphDef, obs_coef: float, way_coef: optax.Schedule | None = None) -> Loss:
     """Eq. 5: action NLL plus lambda times next-observation NLL, in nats per step.
 
-    Of a model that says the way, ``way_coef`` times the NLL of the cell entered next is added.
+    Of a model that says the way, ``way_coef`` of the update times the NLL of the cell entered next is added.
     """
 
     def loss(params, context, batch: Batch, key, step):
-        del context, key, step
+        del context, key
         out = jax.vmap(nnx.merge(model_def, params))(batch.obs)
         nll = masked_mean(out.action.nll(batch.action), batch.alive)
         obs_nll = masked_mean(out.observation.nll(batch.following), batch.alive)
         value, metrics = nll + obs_coef * obs_nll, {"nll": nll, "obs_nll": obs_nll}
-        if out.way is not None:
+        if way_coef is not None:
             metrics["way_nll"] = way_nll(out.way, batch, batch.alive)
-            value += way_coef * metrics["way_nll"]
+            value += way_coef(step) * metrics["way_nll"]
         return value, {"loss": value} | metrics
 
     return loss
