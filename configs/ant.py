@@ -69,8 +69,8 @@ def tiny() -> c.Config:
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128
         ),
         control=c.ControlConfig(
-            steps=800, batch=16, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0, log_every=100, save_every=400,
-            eval_batch=128,
+            steps=800, batch=4, brief=128, brief_steps=16, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0,
+            log_every=100, save_every=400, eval_batch=128,
         ),
         discover=c.DiscoverConfig(
             seeds=2, steps=2000, batch=16, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
@@ -104,7 +104,7 @@ def smoke() -> c.Config:
         model=dataclasses.replace(small.model, width=8, depth=2, heads=2, lru_width=8, mlp=8, layer=1),
         pretrain=dataclasses.replace(small.pretrain, **train, brief=4, brief_steps=8, warmup=1),
         probe=dataclasses.replace(small.probe, **train),
-        control=dataclasses.replace(small.control, **train),
+        control=dataclasses.replace(small.control, **train, brief=4, brief_steps=8),
         discover=dataclasses.replace(
             small.discover, **train, warmup=1, hold=2, code=3, history=4, sequence=4, sequence_width=8,
             encoder_hidden=8, switch_hidden=8, hyper_hidden=4,

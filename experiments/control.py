@@ -29,9 +29,9 @@ def layers(cfg: Config) -> tuple[int, ...]:
 def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""
     train = cfg.control
-    loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg))
-    sample = lambda context, key: expert_data.clean(cfg, context, key, train.batch)  # noqa: E731
-    update = common.supervised(train, lambda section: loss, sample)
+    loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg), train.way_coef)
+    sample = expert_data.sampler(cfg, expert_data.clean, train)
+    update = common.supervised(train, lambda section: objectives.summed(loss), sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments import common
 from internal_rl import build, data, dataset, mesh
-from internal_rl.config import Config, ConfigError, ExpertConfig
+from internal_rl.config import Config, ConfigError, ControlConfig, ExpertConfig, PretrainConfig
 from internal_rl.data import Batch
 
 HELD_OUT = 10
@@ -51,16 +51,30 @@ def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: 
     return _prepared(cfg, drawn, jax.random.fold_in(key, 1))
 
 
-def brief(cfg: Config, context: dict[str, Any], key: jax.Array) -> Batch:
-    """``pretrain.brief`` trajectories of ``D`` of a body with physics, of each only ``pretrain.brief_steps`` steps.
+def sampler(
+    cfg: Config, draw: Callable[..., Batch], section: PretrainConfig | ControlConfig
+) -> Callable[[dict[str, Any], jax.Array], dict[str, Batch]]:
+    """``(context, key) ->`` what a stage sees in an update: ``section.batch`` episodes by ``draw``, and brief ones.
 
-    Those at which a cell is entered come first, then those one later, then random others.
+    The latter are ``section.brief`` more of a body with physics, under ``brief_``: of each only ``section.brief_steps``
+    steps. Those at which a cell is entered come first, then those one later, then random others.
     """
-    batch = noisy(cfg, context, key, cfg.pretrain.brief)
+
+    def sample(context, key):
+        batches = {"": draw(cfg, context, key, section.batch)}
+        if section.brief:
+            key = jax.random.fold_in(key, 3)
+            batches["brief_"] = _brief(cfg, draw(cfg, context, key, section.brief), key, section.brief_steps)
+        return batches
+
+    return sample
+
+
+def _brief(cfg: Config, batch: Batch, key: jax.Array, steps: int) -> Batch:
     entered = jax.vmap(build.pretrain_env(cfg).arrived)(batch.obs)
     later = jnp.roll(entered, 1, axis=1)
     priority = 2.0 * entered + later + jax.random.uniform(jax.random.fold_in(key, 2), entered.shape)
-    return data.thinned(batch, priority, cfg.pretrain.brief_steps)
+    return data.thinned(batch, priority, steps)
 
 
 def _prepared(cfg: Config, batch: Batch, key: jax.Array) -> Batch:

@@ -30,16 +30,10 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
     """The training stage; its context holds the Bayes predictor's log-prior over tasks, and data of ``axes``."""
     train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
 
-    def sample(context, key):
-        batches = {"": expert_data.noisy(cfg, context, key, train.batch)}
-        if train.brief:
-            batches["brief_"] = expert_data.brief(cfg, context, jax.random.fold_in(key, 3))
-        return batches
-
     def loss_of(section):
         return objectives.summed(objectives.prediction(model_def, section.obs_coef, way_coef(train)))
 
-    update = common.supervised(train, loss_of, sample)
+    update = common.supervised(train, loss_of, expert_data.sampler(cfg, expert_data.noisy, train))
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

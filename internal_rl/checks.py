@@ -151,18 +151,27 @@ def _check_model(model: ModelConfig) -> None:
 def _check_stages(config: Config) -> None:
     if config.data.turns and config.env.body != "ant":
         raise ConfigError(f"data.turns is True with env.body = {config.env.body!r}; expected 'ant', which turns along.")
-    for field in ("brief", "way_coef"):
-        if getattr(config.pretrain, field) and config.env.body == "point":
-            value = getattr(config.pretrain, field)
-            raise ConfigError(f"pretrain.{field} is {value} with env.body = 'point'; expected 0 on the grid.")
+    if config.env.body == "point":
+        for section, field in (("pretrain", "brief"), ("pretrain", "way_coef"), ("control", "brief")):
+            value = getattr(getattr(config, section), field)
+            if value:
+                raise ConfigError(f"{section}.{field} is {value} with env.body = 'point'; expected 0 on the grid.")
+    for name in ("control", "discover"):
+        if getattr(config, name).way_coef and not config.pretrain.way_coef:
+            raise ConfigError(
+                f"{name}.way_coef is {getattr(config, name).way_coef} with pretrain.way_coef = 0; expected 0, as the "
+                "base model does not say the way."
+            )
     if config.pretrain.way_coef_end and not config.pretrain.way_coef:
         raise ConfigError(f"pretrain.way_coef_end is {config.pretrain.way_coef_end} with way_coef = 0; expected 0.")
-    section = "expert" if config.expert.horizon else "env"
-    horizon = getattr(config, section).horizon
-    if config.pretrain.brief and not 0 < config.pretrain.brief_steps <= horizon:
-        raise ConfigError(
-            f"pretrain.brief_steps is {config.pretrain.brief_steps}; expected 1 to {section}.horizon = {horizon}."
-        )
+    bound = "expert" if config.expert.horizon else "env"
+    horizon = getattr(config, bound).horizon
+    for name in ("pretrain", "control"):
+        section = getattr(config, name)
+        if section.brief and not 0 < section.brief_steps <= horizon:
+            raise ConfigError(
+                f"{name}.brief_steps is {section.brief_steps}; expected 1 to {bound}.horizon = {horizon}."
+            )
     if config.expert.epsilon > 1:
         raise ConfigError(f"expert.epsilon is {config.expert.epsilon}; expected a probability.")
     if config.expert.horizon > config.env.horizon:

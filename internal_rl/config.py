@@ -172,9 +172,15 @@ class ProbeConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ControlConfig(TrainConfig):
-    """Ground-truth controllers (C.3, Table A7) at each of ``layers``; none means ``model.layer``."""
+    """Ground-truth controllers (C.3, Table A7) at each of ``layers``; none means ``model.layer``.
+
+    ``brief``, ``brief_steps`` and ``way_coef`` as in pretraining.
+    """
 
     rank: int = 16
+    way_coef: float = 0.0
+    brief: int = 0
+    brief_steps: int = 32
     layers: tuple[int, ...] = ()
 
 
@@ -192,7 +198,8 @@ class DiscoverConfig(TrainConfig):
 
     While ``hold`` lasts, ``slow_weight`` draws the posterior's mean to the base model's slowest features ``slow_leads``
     steps ahead; 0 as in the paper, and never where the base model starts from scratch. Small models find codes for
-    the next action first and stay with them; begun at slow features, codes come to say the subgoal.
+    the next action first and stay with them; begun at slow features, codes come to say the subgoal. ``way_coef`` as in
+    pretraining, of a base model that was pretrained with it.
     """
 
     base: Literal["frozen", "scratch", "pretrained"] = "frozen"
@@ -208,6 +215,7 @@ class DiscoverConfig(TrainConfig):
     hold_beta: float = 0.1
     switch_bias: float = 0.0
     slow_weight: float = 0.0
+    way_coef: float = 0.0
     slow_leads: tuple[int, ...] = (3, 4, 5)
     code: int = 8
     history: int = 32

@@ -117,9 +117,10 @@ def test_brief_sequences_hold_where_cells_are_entered_then_the_steps_after_then_
     cells = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]  # ten steps, three of them in new cells; the last row is no step
     data, picks = walk(cells, [0, len(cells)]), set()
     for steps, always in ((3, {0, 4, 7}), (6, {0, 4, 7, 1, 5, 8}), (8, {0, 4, 7, 1, 5, 8}), (12, set(range(10)))):
-        cfg = dataclasses.replace(CFG, pretrain=dataclasses.replace(CFG.pretrain, brief=20, brief_steps=steps))
-        draw = jax.jit(lambda data, cfg=cfg: expert_data.brief(cfg, {"data": {"train": data}}, KEY))
-        batch = jax.device_get(draw(data))
+        section = dataclasses.replace(CFG.pretrain, brief=20, brief_steps=steps)
+        sample = expert_data.sampler(CFG, expert_data.noisy, section)
+        both = jax.jit(lambda data, sample=sample: sample({"data": {"train": data}}, KEY))(data)
+        batch = jax.device_get(both["brief_"])
         assert batch.obs.shape[:2] == (20, steps)
         fields = batch.obs[..., 0], batch.following[..., 0], batch.alive, batch.ahead
         for number, following, alive, ahead in zip(*fields, strict=True):
@@ -166,6 +167,29 @@ def test_the_way_counts_where_a_cell_is_entered_later():
     out = nnx.merge(model_def, params)(batch.obs[0])
     log_p = jax.nn.log_softmax(out.way.logits)
     np.testing.assert_allclose(metrics["way_nll"], -np.mean([log_p[t, 7] for t in range(4)]), rtol=1e-5)
+
+
+def test_controllers_and_metacontroller_may_answer_for_the_way():
+    data = walk([0, 0, 1, 1, 2, 2], [0, 6])
+    batch = expert_data.clean(CFG, {"data": {"train": data}}, KEY, 1)
+    (base_def, base), (controller_def, controller) = build.base_model(CFG), build.metacontroller(CFG)
+    base, controllers = base(KEY), {"1": objectives.controller_init(KEY, 3, 0, CFG.model.width)}
+    values = {}
+    for coef in (0.0, 3.0):
+        discover = dataclasses.replace(CFG.discover, way_coef=coef)
+        losses = {
+            "control": (objectives.ground_truth_control(base_def, (1,), coef), controllers),
+            "discover": (objectives.discovery(base_def, controller_def, 1, discover), controller(KEY)),
+        }
+        for name, (loss, params) in losses.items():
+            values[name, coef] = jax.jit(loss)(params, {"base": base}, batch, KEY, 0)
+    for name, metric in (("control", "way_nll_1"), ("discover", "way_nll")):
+        (plain, without), (value, metrics) = values[name, 0.0], values[name, 3.0]
+        assert metric not in without
+        np.testing.assert_allclose(value - plain, 3 * metrics[metric], rtol=1e-4)
+    out = nnx.merge(base_def, base)(batch.obs[0])  # a controller that does nothing leaves the way as it is
+    expected = objectives.way_nll(jax.tree.map(lambda x: x[None], out.way), batch, batch.alive)
+    np.testing.assert_allclose(values["control", 3.0][1]["way_nll_1"], expected, rtol=1e-5)
 
 
 @pytest.mark.slow

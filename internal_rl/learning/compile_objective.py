@@ -84,7 +84,7 @@ def renewal_loss(controller: Compile, e_BTD: jax.Array, segments: Segments, aliv
 def controlled(model: SequenceModel, controller: Compile, layer: int, obs_BTO: jax.Array) -> tuple[jax.Array, Decode]:
     """The base model's residual stream at ``layer``, [B, T, D], and what it does under ``U_t = f_hyp(z_t)``."""
     e_BTD = objectives.residual(model, layer, obs_BTO)
-    return e_BTD, lambda z_BTZ: objectives.acting(model, layer, controller.steer(e_BTD, z_BTZ))
+    return e_BTD, lambda z_BTZ: objectives.upper(model, layer, controller.steer(e_BTD, z_BTZ)).action
 
 
 def compile_loss(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: CompileConfig) -> Loss:

@@ -15,9 +15,9 @@ from internal_rl.config import DiscoverConfig
 from internal_rl.data import Batch
 from internal_rl.learning.losses import masked_mean
 from internal_rl.models import cell, layers
-from internal_rl.models.heads import Categorical, Distribution, categorical_nll
+from internal_rl.models.heads import Categorical, categorical_nll
 from internal_rl.models.metacontroller import Posterior
-from internal_rl.models.sequence_model import SequenceModel
+from internal_rl.models.sequence_model import Outputs, SequenceModel
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -64,17 +64,18 @@ def residual(model: SequenceModel, layer: int, obs_BTO: jax.Array) -> jax.Array:
     return jax.vmap(lambda obs: model.lower(obs, states, 0, layer)[0])(obs_BTO)
 
 
-def acting(model: SequenceModel, layer: int, e_BTD: jax.Array) -> Distribution:
-    """The actions, [B, T], of the base model with the residual at ``layer`` replaced by ``e_BTD``."""
+def upper(model: SequenceModel, layer: int, e_BTD: jax.Array) -> Outputs:
+    """What the base model says, fields [B, T], with the residual at ``layer`` replaced by ``e_BTD``."""
     states = model.init_state(e_BTD.shape[1])[layer:]
-    return jax.vmap(lambda e_TD: model.upper(e_TD, states, 0, layer)[0].action)(e_BTD)
+    return jax.vmap(lambda e_TD: model.upper(e_TD, states, 0, layer)[0])(e_BTD)
 
 
-def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...]) -> Loss:
+def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...], way_coef: float = 0.0) -> Loss:
     """Action NLL when ``U_t`` is the controller of the true subgoal (Eq. 1), at each of ``at`` on its own.
 
     The base model is the frozen context. The parameters are {layer: controllers}, see :func:`layers.by_subgoal`; the
-    loss is the sum over layers, so each layer learns as if it were alone.
+    loss is the sum over layers, so each layer learns as if it were alone. With ``way_coef``, so many times the NLL of
+    the cell entered next is added, as in pretraining.
     """
 
     def loss(params, context, batch: Batch, key, step):
@@ -82,13 +83,14 @@ def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...]) -> Loss:
         model = nnx.merge(model_def, context["base"])
         e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
         picked = jax.nn.one_hot(batch.subgoal, jax.tree.leaves(params)[0].shape[0])
-        nll = {}
+        nll, way = {}, {}
         for layer in at:
-            controlled = layers.by_subgoal(e_LBTD[layer], picked, params[str(layer)])
-            nll_BT = acting(model, layer, controlled).nll(batch.action)
-            nll[f"nll_{layer}"] = masked_mean(nll_BT, batch.alive)
+            out = upper(model, layer, layers.by_subgoal(e_LBTD[layer], picked, params[str(layer)]))
+            nll[f"nll_{layer}"] = masked_mean(out.action.nll(batch.action), batch.alive)
+            if way_coef:
+                way[f"way_nll_{layer}"] = way_nll(out.way, batch, batch.alive)
         total = sum(nll.values())
-        return total, {"nll": total / len(at)} | nll
+        return total + way_coef * sum(way.values()), {"nll": total / len(at)} | nll | way
 
     return loss
 
@@ -135,6 +137,8 @@ class Controlled:
     """[B, T], 1 at the first step."""
     posterior: Posterior
     """[B, T, n_z]."""
+    way: Categorical | None
+    """[B, T], of the cell entered next, where the base model says it."""
 
     def nll(self, alive_BT: jax.Array) -> jax.Array:
         """Mean action NLL in nats per step."""
@@ -167,15 +171,16 @@ def controlled(
     gate = gate_of(cfg, step)
     unroll = jax.vmap(lambda e, alive, n, g: controller.unroll(e, alive, gate, n, g))
     code, beta, posterior = unroll(e_BTD, batch.alive, noise, gate_noise)
-    actions = acting(model, layer, controller.steer(e_BTD, code))
-    return Controlled(actions.nll(batch.action), code, beta, posterior)
+    out = upper(model, layer, controller.steer(e_BTD, code))
+    return Controlled(out.action.nll(batch.action), code, beta, posterior, out.way)
 
 
 def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int, cfg: DiscoverConfig) -> Loss:
     """Eq. 3, 9: action NLL under the controlled base model plus alpha times the codes' KL to the prior.
 
     The base model is the frozen context. Both terms are means over steps, so alpha means what it means for sums. With
-    ``slow_weight``, the context also holds the :class:`SlowFeatures` towards which codes are drawn at first.
+    ``slow_weight``, the context also holds the :class:`SlowFeatures` towards which codes are drawn at first. With
+    ``way_coef``, so many times the NLL of the cell entered next is added, as in pretraining.
     """
 
     def towards_slow(context, batch, posterior):
@@ -187,12 +192,15 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
         result = controlled(model_def, controller_def, layer, cfg, params, context["base"], batch, key, step)
         alpha = kl_weight(cfg, step)
         nll, kl = result.nll(batch.alive), result.kl(batch.alive)
-        value = nll + alpha * kl
+        value, metrics = nll + alpha * kl, {"nll": nll, "kl": kl, "alpha": alpha}
+        if cfg.way_coef:
+            metrics["way_nll"] = way_nll(result.way, batch, batch.alive)
+            value += cfg.way_coef * metrics["way_nll"]
         if cfg.slow_weight and "slow" in context:
             weight = jnp.where(step < cfg.hold, cfg.slow_weight, 0.0)
             value += weight * towards_slow(context, batch, result.posterior)
         switching = alignment.gate_summary(result.beta, batch.leg, batch.alive)
-        return value, {"loss": value, "nll": nll, "kl": kl, "alpha": alpha} | switching
+        return value, {"loss": value} | metrics | switching
 
     return loss
 
