@@ -61,7 +61,7 @@ def tiny() -> c.Config:
             components=4,
         ),
         pretrain=c.PretrainConfig(
-            steps=8000, batch=8, brief=256, brief_steps=16, optimiser="muon", lr=0.02, schedule="cosine", warmup=200,
+            steps=6000, batch=8, brief=192, brief_steps=24, optimiser="muon", lr=0.02, schedule="cosine", warmup=200,
             weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=300.0, way_coef_end=10.0,
             log_every=200, save_every=1000, eval_batch=128,
         ),
@@ -69,7 +69,7 @@ def tiny() -> c.Config:
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128
         ),
         control=c.ControlConfig(
-            steps=800, batch=4, brief=128, brief_steps=16, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0,
+            steps=800, batch=4, brief=128, brief_steps=24, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0,
             log_every=100, save_every=400, eval_batch=128,
         ),
         discover=c.DiscoverConfig(

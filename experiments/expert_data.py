@@ -31,6 +31,8 @@ GATES = {"pretrain": 0.8, "post": 0.7}
 """Success rates of the paper's expert, on unseen layouts with mean actions."""
 FOLDERS = {"D": "sampled", "D*": "mean"}
 NOISE = {"D": 1.0, "D*": 0.0}
+SPARSEST = 0.03
+"""Smallest share of the steps within a cell that a brief sequence keeps."""
 
 
 def noisy(cfg: Config, context: dict[str, Any], key: jax.Array, batch: int, split: str = "train") -> Batch:
@@ -56,15 +58,18 @@ def sampler(
 ) -> Callable[[dict[str, Any], jax.Array], dict[str, Batch]]:
     """``(context, key) ->`` what a stage sees in an update: ``section.batch`` episodes by ``draw``, and brief ones.
 
-    The latter are ``section.brief`` more of a body with physics, under ``brief_``: of each only ``section.brief_steps``
-    steps. Those at which a cell is entered come first, then those one later, then random others.
+    The latter are ``section.brief`` more of a body with physics, under ``brief_``: of each at most the first
+    ``section.brief_steps`` of those steps at which a cell is entered and of others, kept at a rate of the episode's own
+    between ``SPARSEST`` and 1. So whole tasks fit into a few steps, and no rate is special.
     """
 
     def sample(context, key):
         batches = {"": draw(cfg, context, key, section.batch)}
         if section.brief:
             key = jax.random.fold_in(key, 3)
-            batches["brief_"] = _brief(cfg, draw(cfg, context, key, section.brief), key, section.brief_steps)
+            batches["brief_"] = _brief(
+                cfg, draw(cfg, context, key, section.brief), jax.random.fold_in(key, 2), section.brief_steps
+            )
         return batches
 
     return sample
@@ -72,9 +77,9 @@ def sampler(
 
 def _brief(cfg: Config, batch: Batch, key: jax.Array, steps: int) -> Batch:
     entered = jax.vmap(build.pretrain_env(cfg).arrived)(batch.obs)
-    later = jnp.roll(entered, 1, axis=1)
-    priority = 2.0 * entered + later + jax.random.uniform(jax.random.fold_in(key, 2), entered.shape)
-    return data.thinned(batch, priority, steps)
+    rate_key, key = jax.random.split(key)
+    rate = jnp.exp(jax.random.uniform(rate_key, (len(entered), 1), minval=np.log(SPARSEST), maxval=0.0))
+    return data.thinned(batch, entered | jax.random.bernoulli(key, rate, entered.shape), steps)
 
 
 def _prepared(cfg: Config, batch: Batch, key: jax.Array) -> Batch:

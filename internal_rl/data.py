@@ -44,10 +44,11 @@ def expert_batch(env: Gridworld, cfg: ExpertConfig, subgoal_length: int, key: ja
     )  # fmt: skip
 
 
-def thinned(batch: Batch, priority_BT: jax.Array, length: int) -> Batch:
-    """The ``length`` steps of highest priority of each sequence without trajectory, in their order, [B, ``length``].
+def thinned(batch: Batch, kept_BT: jax.Array, length: int) -> Batch:
+    """The first ``length`` kept steps of each sequence without trajectory, in their order, [B, ``length``].
 
-    Each keeps its own next observation. Padding comes last, whatever its priority.
+    Each keeps its own next observation. Where fewer are kept, padding follows.
     """
-    _, picked = jax.lax.top_k(jnp.where(batch.alive, priority_BT, -jnp.inf), length)
-    return jax.vmap(lambda row, steps: jax.tree.map(lambda x: x[steps], row))(batch, jnp.sort(picked, axis=1))
+    kept_BT = kept_BT & batch.alive
+    picked = jnp.argsort(~kept_BT, axis=1, stable=True)[:, :length]
+    return jax.vmap(lambda row, steps: jax.tree.map(lambda x: x[steps], row))(batch.replace(alive=kept_BT), picked)
