@@ -57,25 +57,26 @@ def tiny() -> c.Config:
         expert=c.ExpertConfig(horizon=250),
         data=c.DataConfig(episodes=24_576, clean_episodes=4096, batch=256, turns=True),
         model=dataclasses.replace(
-            large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=2,
+            large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=0,
             components=4,
         ),
         pretrain=c.PretrainConfig(
             steps=6000, batch=8, brief=192, brief_steps=24, optimiser="muon", lr=0.02, schedule="cosine", warmup=200,
-            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=300.0, way_coef_end=10.0,
+            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=400.0, way_coef_end=20.0,
             log_every=200, save_every=1000, eval_batch=128,
         ),
         probe=c.ProbeConfig(
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128
         ),
         control=c.ControlConfig(
-            steps=800, batch=4, brief=128, brief_steps=24, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0,
-            log_every=100, save_every=400, eval_batch=128,
+            steps=600, batch=16, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0, way_coef=80.0, layers=(0, 2),
+            log_every=50, save_every=300, eval_batch=64,
         ),
         discover=c.DiscoverConfig(
-            seeds=2, steps=2000, batch=16, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
-            alpha_start=0.01, ramp_begin=900, ramp_end=1500, hold=800, hold_beta=0.03, switch_bias=-3.0, rank=0,
-            log_std_init=-2.0, embedding="per_step", sequence_width=64, log_every=100, save_every=500, eval_batch=128,
+            seeds=2, steps=1500, batch=16, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, alpha=0.1,
+            alpha_start=0.01, ramp_begin=700, ramp_end=1100, hold=600, hold_beta=0.03, switch_bias=-3.0, rank=0,
+            log_std_init=-2.0, way_coef=40.0, embedding="per_step", sequence_width=64, log_every=100, save_every=500,
+            eval_batch=128,
         ),
         compile=c.CompileConfig(
             seeds=2, steps=1500, batch=16, lr=1e-3, warmup=50, betas=(0.9, 0.95), grad_clip=1.0, poisson_rate=45.0,
@@ -104,7 +105,7 @@ def smoke() -> c.Config:
         model=dataclasses.replace(small.model, width=8, depth=2, heads=2, lru_width=8, mlp=8, layer=1),
         pretrain=dataclasses.replace(small.pretrain, **train, brief=4, brief_steps=8, warmup=1),
         probe=dataclasses.replace(small.probe, **train),
-        control=dataclasses.replace(small.control, **train, brief=4, brief_steps=8),
+        control=dataclasses.replace(small.control, **train, brief=4, brief_steps=8, layers=()),
         discover=dataclasses.replace(
             small.discover, **train, warmup=1, hold=2, code=3, history=4, sequence=4, sequence_width=8,
             encoder_hidden=8, switch_hidden=8, hyper_hidden=4,

@@ -31,7 +31,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
     train = cfg.control
     loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg), train.way_coef)
     sample = expert_data.sampler(cfg, expert_data.clean, train)
-    update = common.supervised(train, lambda section: objectives.summed(loss), sample)
+    update = common.supervised(train, lambda section: objectives.pooled(loss), sample)
 
     def evaluate(state, context):
         key = common.evaluation_key(state)

@@ -31,7 +31,7 @@ GATES = {"pretrain": 0.8, "post": 0.7}
 """Success rates of the paper's expert, on unseen layouts with mean actions."""
 FOLDERS = {"D": "sampled", "D*": "mean"}
 NOISE = {"D": 1.0, "D*": 0.0}
-SPARSEST = 0.03
+SPARSEST = 0.01
 """Smallest share of the steps within a cell that a brief sequence keeps."""
 
 

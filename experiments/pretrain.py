@@ -31,7 +31,7 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
     train, (model_def, _) = cfg.pretrain, build.base_model(cfg)
 
     def loss_of(section):
-        return objectives.summed(objectives.prediction(model_def, section.obs_coef, way_coef(train)))
+        return objectives.pooled(objectives.prediction(model_def, section.obs_coef, way_coef(train)))
 
     update = common.supervised(train, loss_of, expert_data.sampler(cfg, expert_data.noisy, train))
 
@@ -68,8 +68,10 @@ def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key
     base = masked_mean(nll_BT, episodes.alive)
     if episodes.trajectory is None:
         decides = episodes.alive & jax.vmap(env.arrived)(episodes.obs)
-        way = {"decision_way_nll": objectives.way_nll(out.way, episodes, decides)} if out.way is not None else {}
-        return {"held_out_nll": base, "decision_nll": masked_mean(nll_BT, decides)} | way
+        found = {"held_out_nll": base, "decision_nll": masked_mean(nll_BT, decides)}
+        if out.way is not None:
+            found["decision_way_nll"] = masked_mean(out.way.nll(episodes.ahead), episodes.ahead >= 0)
+        return found
     log_prior_Q = context["log_prior"]
     exact = jax.vmap(lambda one: bayes.reference(env, cfg.expert, one, log_prior_Q))(episodes.trajectory)
     floor = masked_mean(bayes.nll(exact["bayes"], episodes.action), episodes.alive)

@@ -148,8 +148,8 @@ class PretrainConfig(TrainConfig):
 
     Where a body with physics enters a cell it decides where to go next. Such steps are one in sixteen, and a small
     model would learn the gait from the others and little else. So in each update it also sees ``brief`` more episodes
-    (0 as in the paper), of these at most ``brief_steps`` steps: where a cell is entered, and some of the others. Their
-    loss is added to that of the whole episodes.
+    (0 as in the paper), of these at most ``brief_steps`` steps: where a cell is entered, and some of the others. The
+    loss is the mean over all steps.
 
     With ``way_coef`` (0 as in the paper) such a model also predicts which cell will be entered next, at every step, and
     that loss counts so many times: the next observation, looked for where it says where to instead of how to walk.

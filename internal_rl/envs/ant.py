@@ -268,22 +268,23 @@ class Ant:
         return jnp.concatenate([jnp.ones(1, bool), jnp.any(cell_T2[1:] != cell_T2[:-1], axis=-1)])
 
     def ahead(self, whole_TO: jax.Array, alive_T: jax.Array) -> jax.Array:
-        """Which of the cells around is the next that will be entered, in hindsight.
+        """Which of the cells around is the next that will be entered, in hindsight, said where a cell is entered.
 
         Args:
           whole_TO: [T + 1, observation_size], the observations of T steps and the one that follows the last.
           alive_T: bool [T], False for padding.
 
         Returns:
-          int32 [T]: ``3 (dx + 1) + dy + 1`` for dx columns and dy rows upwards; -1 where no other cell is entered, or
-          for padding.
+          int32 [T]: ``3 (dx + 1) + dy + 1`` for dx columns and dy rows upwards; -1 at steps within a cell, where the
+          legs show it, where no other cell is entered later, and for padding.
         """
         cell_T2, steps = self._cell_seen(whole_TO), alive_T.shape[0]
-        enters_T = self.arrived(whole_TO)[1:] & alive_T
+        arrived = self.arrived(whole_TO)
+        enters_T = arrived[1:] & alive_T
         next_T = jax.lax.cummin(jnp.where(enters_T, jnp.arange(1, steps + 1), steps + 1), reverse=True)
         # The torso may be thrown across a corner; only the direction is asked for.
         x, y = jnp.clip(cell_T2[jnp.minimum(next_T, steps)] - cell_T2[:-1], -1, 1).T
-        return jnp.where(alive_T & (next_T <= steps), 3 * (x + 1) + y + 1, -1)
+        return jnp.where(arrived[:-1] & alive_T & (next_T <= steps), 3 * (x + 1) + y + 1, -1)
 
     def encode(self, obs_TO: jax.Array) -> jax.Array:
         """What a model's embedding is given of observations, [T, encoded_size].

@@ -35,25 +35,27 @@ def prediction(model_def: nnx.GraphDef, obs_coef: float, way_coef: optax.Schedul
         obs_nll = masked_mean(out.observation.nll(batch.following), batch.alive)
         value, metrics = nll + obs_coef * obs_nll, {"nll": nll, "obs_nll": obs_nll}
         if way_coef is not None:
-            metrics["way_nll"] = way_nll(out.way, batch, batch.alive)
+            metrics["way_nll"] = way_nll(out.way, batch)
             value += way_coef(step) * metrics["way_nll"]
         return value, {"loss": value} | metrics
 
     return loss
 
 
-def way_nll(way: Categorical, batch: Batch, where: jax.Array) -> jax.Array:
-    """Mean NLL of the cell entered next, over the steps of ``where``, bool [B, T], after which one is entered."""
-    return masked_mean(way.nll(batch.ahead), where & (batch.ahead >= 0))
+def way_nll(way: Categorical, batch: Batch) -> jax.Array:
+    """NLL of the cell entered next, where it is asked for, in nats per step of the whole batch."""
+    nll_BT = jnp.where(batch.ahead >= 0, way.nll(batch.ahead), 0.0)
+    return masked_mean(nll_BT, batch.alive)
 
 
-def summed(loss: Loss) -> Loss:
-    """The sum of a loss over several batches ``{prefix: batch}``; the metrics of each get its prefix."""
+def pooled(loss: Loss) -> Loss:
+    """The mean of a loss over the steps of several batches ``{prefix: batch}``; the metrics of each get its prefix."""
 
     def total(params, context, batches: dict[str, Batch], key, step):
         parts = {prefix: loss(params, context, batch, key, step) for prefix, batch in batches.items()}
         metrics = {prefix + name: value for prefix, (_, found) in parts.items() for name, value in found.items()}
-        return sum(value for value, _ in parts.values()), metrics
+        steps = {prefix: jnp.sum(batch.alive) for prefix, batch in batches.items()}
+        return sum(steps[prefix] * value for prefix, (value, _) in parts.items()) / sum(steps.values()), metrics
 
     return total
 
@@ -88,7 +90,7 @@ def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...], way_coef:
             out = upper(model, layer, layers.by_subgoal(e_LBTD[layer], picked, params[str(layer)]))
             nll[f"nll_{layer}"] = masked_mean(out.action.nll(batch.action), batch.alive)
             if way_coef:
-                way[f"way_nll_{layer}"] = way_nll(out.way, batch, batch.alive)
+                way[f"way_nll_{layer}"] = way_nll(out.way, batch)
         total = sum(nll.values())
         return total + way_coef * sum(way.values()), {"nll": total / len(at)} | nll | way
 
@@ -194,7 +196,7 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
         nll, kl = result.nll(batch.alive), result.kl(batch.alive)
         value, metrics = nll + alpha * kl, {"nll": nll, "kl": kl, "alpha": alpha}
         if cfg.way_coef:
-            metrics["way_nll"] = way_nll(result.way, batch, batch.alive)
+            metrics["way_nll"] = way_nll(result.way, batch)
             value += cfg.way_coef * metrics["way_nll"]
         if cfg.slow_weight and "slow" in context:
             weight = jnp.where(step < cfg.hold, cfg.slow_weight, 0.0)
