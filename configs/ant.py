@@ -57,12 +57,11 @@ def tiny() -> c.Config:
         expert=c.ExpertConfig(horizon=250),
         data=c.DataConfig(episodes=24_576, clean_episodes=4096, batch=256, turns=True),
         model=dataclasses.replace(
-            large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=0,
-            components=4,
+            large.model, width=64, depth=4, heads=4, lru_width=64, mlp=128, init_scale=1.0, layer=0, components=4
         ),
         pretrain=c.PretrainConfig(
-            steps=6000, batch=8, brief=192, brief_steps=24, optimiser="muon", lr=0.02, schedule="cosine", warmup=200,
-            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=400.0, way_coef_end=20.0,
+            steps=11_000, batch=8, brief=192, brief_steps=24, optimiser="muon", lr=0.02, schedule="cosine", warmup=200,
+            weight_decay=0.1, betas=(0.9, 0.95), grad_clip=1.0, obs_coef=0.003, way_coef=400.0, way_coef_end=3.0,
             log_every=200, save_every=1000, eval_batch=128,
         ),
         probe=c.ProbeConfig(
