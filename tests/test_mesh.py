@@ -21,8 +21,10 @@ TOLERANCE = 1e-4
 def on_eight_devices(workdir, *stages):
     """The report of on_mesh in a process of its own."""
     script = Path(__file__).with_name("on_mesh.py")
+    # Eight devices on two busy cores may wait for each other longer than the 40 s after which XLA gives up.
+    patient = "--xla_cpu_collective_call_terminate_timeout_seconds=900"
     shared = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {patient}", "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(script.parents[1]),
     }  # fmt: skip
     done = subprocess.run(
