@@ -68,7 +68,7 @@ def tiny() -> c.Config:
             steps=300, batch=32, lr=1e-2, weight_decay=0.0, log_every=100, save_every=300, eval_batch=128
         ),
         control=c.ControlConfig(
-            steps=600, batch=16, lr=3e-3, schedule="cosine", weight_decay=0.0, rank=0, way_coef=80.0, layers=(0, 2),
+            steps=1200, batch=16, lr=1e-2, schedule="cosine", weight_decay=0.0, rank=0, way_coef=80.0, layers=(0, 2),
             log_every=50, save_every=300, eval_batch=64,
         ),
         discover=c.DiscoverConfig(

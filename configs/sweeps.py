@@ -106,7 +106,7 @@ ANT = {
         rate_seeds=3,
     ),
     "tiny": Scale(
-        snapshots=(12_000,),
+        snapshots=(11_000,),
         depths=(2,),
         alphas=(0.0, 0.1, 0.3),
         lrs=(1e-3,),
