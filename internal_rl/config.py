@@ -151,9 +151,9 @@ class PretrainConfig(TrainConfig):
     (0 as in the paper), of these at most ``brief_steps`` steps: where a cell is entered, and some of the others. The
     loss is the mean over all steps.
 
-    With ``way_coef`` (0 as in the paper) such a model also predicts, where a cell is entered, which will be the next, and
-    that loss counts so many times: the next observation, looked for where it says where to instead of how to walk.
-    The weight falls geometrically to ``way_coef_end`` (0: it stays), so that first the way is learnt and then the gait,
+    With ``way_coef`` (0 as in the paper) such a model also predicts, where a cell is entered, which will be the next:
+    the next observation, looked for where it says where to instead of how to walk. That loss counts so many times, and
+    its weight falls geometrically to ``way_coef_end`` (0: it stays), so that first the way is learnt and then the gait,
     whose gradient is large and mostly noise.
     """
 
