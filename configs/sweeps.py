@@ -155,7 +155,7 @@ def _base(config: c.Config) -> dict[str, Any]:
 
 def data(config: c.Config) -> tuple[list[Run], str]:
     """What makes the expert data of a body with physics, and the parent of every run that starts from data alone."""
-    return ([], "") if config.env.body == "point" else ([Run("data", ("expert_data",), {})], "data")
+    return ([], "") if not config.env.physics else ([Run("data", ("expert_data",), {})], "data")
 
 
 def base(config: c.Config) -> list[Run]:
@@ -211,10 +211,8 @@ def metacontrollers(config: c.Config) -> list[Run]:
 
 
 def together(config: c.Config, base_run: str) -> tuple[dict[str, Any], str]:
-    """Overrides and parent of co-training: from scratch on the grid, of a body's pretrained base models."""
-    return ({"discover.base": "scratch"}, "") if config.env.body == "point" else (
-        {"discover.base": "pretrained"}, base_run
-    )  # fmt: skip
+    """Overrides and parent of co-training: from scratch, but of a body with physics of pretrained base models."""
+    return ({"discover.base": "pretrained"}, base_run) if config.env.physics else ({"discover.base": "scratch"}, "")
 
 
 def rate_distortion(config: c.Config) -> list[Run]:
@@ -278,11 +276,15 @@ FIGURES: dict[str, Callable[[c.Config], list[Run]]] = {
     "figE2": action_sets,
 }
 ANT_FIGURES = ("fig04", "fig06", "fig07", "fig08", "figA4")
+OWN_FIGURES = ("fig04", "fig06", "fig07", "fig08")
+"""Of environments of one's own, which have neither an exact Bayes reference nor an expert for a task of one leg."""
 
 
 def figures_of(config: c.Config) -> dict[str, Callable[[c.Config], list[Run]]]:
     """The figures that there are of a configuration's environment."""
-    return FIGURES if config.env.body == "point" else {name: FIGURES[name] for name in ANT_FIGURES}
+    if config.env.grid:
+        return FIGURES
+    return {name: FIGURES[name] for name in (ANT_FIGURES if config.env.physics else OWN_FIGURES)}
 
 
 def _only_its_own(name: str) -> Callable[[c.Config], list[Run]]:

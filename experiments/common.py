@@ -95,7 +95,7 @@ def main(
         if options.workdir is None:
             raise c.ConfigError("--workdir is missing; expected the folder of the run.")
         mesh.join(options.distributed)
-        supplied = (*builds_on, *(EXPERT_FOLDERS if options.config.env.body != "point" else ()))
+        supplied = (*builds_on, *(EXPERT_FOLDERS if options.config.env.physics else ()))
         if options.parent and not supplied:
             raise c.ConfigError("--parent is given; expected only with a stage that builds on another.")
         if options.parent:
@@ -270,9 +270,9 @@ def enable_compilation_cache() -> None:
 def tolerances(cfg: c.Config) -> tuple[int, int, int]:
     """By how many steps a switch may miss: not at all, the tolerance it is judged by, and twice that.
 
-    A step on the grid; a quarter of a second of a body, as small a part of the way to a subgoal.
+    A step; a quarter of a second of a body with physics, as small a part of the way to a subgoal.
     """
-    return (0, 1, 2) if cfg.env.body == "point" else (0, 5, 10)
+    return (0, 5, 10) if cfg.env.physics else (0, 1, 2)
 
 
 def judged(cfg: c.Config) -> str:

@@ -29,7 +29,9 @@ def layers(cfg: Config) -> tuple[int, ...]:
 def stage(cfg: Config, axes: Any) -> loop.Stage:
     """The training stage; its context holds the frozen base model."""
     train = cfg.control
-    loss = objectives.ground_truth_control(build.base_model(cfg)[0], layers(cfg), train.way_coef)
+    loss = objectives.ground_truth_control(
+        build.base_model(cfg)[0], layers(cfg), build.subgoals(cfg), train.way_coef, build.ground_truth(cfg)[0]
+    )
     sample = expert_data.sampler(cfg, expert_data.clean, train)
     update = common.supervised(train, lambda section: objectives.pooled(loss), sample)
 
@@ -45,18 +47,16 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
 
 def initial(cfg: Config) -> updates.TrainState:
     """The train state before the first update, leaves [S, ...]."""
-    groups, rank, width = build.subgoals(cfg), cfg.control.rank, cfg.model.width
-
-    def init(key):
-        return {str(layer): objectives.controller_init(key, groups, rank, width) for layer in layers(cfg)}
-
-    return common.initial_state(cfg, "control", init)
+    init = build.ground_truth(cfg)[1]
+    return common.initial_state(cfg, "control", lambda key: {str(layer): init(key) for layer in layers(cfg)})
 
 
 def success(cfg: Config, base: Any, controllers: Any, layer: int, key: jax.Array, episodes: int):
     """What the base model controlled at ``layer`` achieves on the post-training tasks, by the true subgoals."""
     env = build.post_env(cfg)
-    control = steering.true_subgoal_control(controllers, cfg.env.subgoal_length)
+    control = steering.true_subgoal_control(
+        controllers, build.subgoal_of(cfg, env), build.subgoals(cfg), build.ground_truth(cfg)[0]
+    )
     actor = base_actor(env, build.base_model(cfg)[0], base, layer, control)
     return steering.measure(lambda key: rollout(env, actor, key), key, episodes)
 

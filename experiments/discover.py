@@ -44,7 +44,7 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
         key = common.evaluation_key(state)
         return held_out(cfg, *models(cfg, state.params, context), context, key, train.eval_batch, state.step)
 
-    said = ("code_subgoal", "code_action") if cfg.env.body == "point" else ("code_subgoal",)
+    said = ("code_subgoal", "code_action") if cfg.env.grid else ("code_subgoal",)
     headline = ("nll", "kl", *said, common.judged(cfg))
     return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
 
@@ -65,7 +65,7 @@ def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Arr
     changes = alignment.subgoal_changes(episodes.leg, episodes.alive).at[:, 0].set(True)
     env = build.pretrain_env(cfg)
     labels = {"subgoal": (episodes.subgoal, build.subgoals(cfg))}
-    if cfg.env.body == "point":
+    if cfg.env.grid:
         labels["action"] = (episodes.action, env.actions)
     said = {
         f"code_{name}": alignment.explained(result.posterior.mean, label, changes, count)

@@ -45,10 +45,12 @@ def clean(cfg: Config, context: dict[str, Any], key: jax.Array, batch: int, spli
     return _draw(cfg, dataclasses.replace(cfg.expert, epsilon=0.0), context, key, batch, split)
 
 
-def _draw(cfg: Config, grid_expert: ExpertConfig, context: dict[str, Any], key: jax.Array, batch: int, split: str):
+def _draw(cfg: Config, fresh: ExpertConfig, context: dict[str, Any], key: jax.Array, batch: int, split: str):
     if "data" not in context:
-        drawn = data.expert_batch(build.pretrain_env(cfg), grid_expert, cfg.env.subgoal_length, key, batch)
-        return mesh.over_batch(drawn)
+        env, tasks = build.pretrain_env(cfg), len(cfg.env.pretrain_tasks)
+        if cfg.env.grid:
+            return mesh.over_batch(data.expert_batch(env, fresh, cfg.env.subgoal_length, key, batch))
+        return mesh.over_batch(data.demonstrated_batch(env, tasks, fresh, key, batch))
     drawn = mesh.over_batch(context["data"][split].sample(key, batch))
     return _prepared(cfg, drawn, jax.random.fold_in(key, 1))
 
@@ -93,12 +95,12 @@ def _prepared(cfg: Config, batch: Batch, key: jax.Array) -> Batch:
 def source(cfg: Config, workdir: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """What a stage's context needs in order to draw from ``name``, ``D`` or ``D*``; its axes; and its digest.
 
-    Nothing on the grid, where a batch is a function of its key alone.
+    Nothing without physics, where a batch is a function of its key alone.
 
     Raises:
       DataError: for a data set that is missing, damaged, or of another configuration.
     """
-    if cfg.env.body == "point":
+    if not cfg.env.physics:
         return {}, {}, {}
     made_by = _made_by(cfg, name) | {"expert": expert(cfg, workdir)[2]}
     whole, digest = dataset.load(workdir / "data" / FOLDERS[name], _horizon(cfg), cfg.env.subgoal_length, made_by)
@@ -217,10 +219,10 @@ def run(cfg: Config, workdir: Path) -> dict[str, dict[str, float]]:
     """Makes both data sets and returns what the expert achieves, see :func:`success`.
 
     Raises:
-      ConfigError: on the grid, which needs none.
+      ConfigError: without physics, where none are needed.
     """
-    if cfg.env.body == "point":
-        raise ConfigError("env.body is 'point'; expected a body with physics: the grid makes its data on the fly.")
+    if not cfg.env.physics:
+        raise ConfigError(f"env.body is {cfg.env.body!r}; expected 'ant' or 'puck': others make their data on the fly.")
     for name in FOLDERS:
         if mesh.first():
             make(cfg, workdir, name)

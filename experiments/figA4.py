@@ -53,7 +53,7 @@ class Leg:
 
 def size(cfg: Config) -> Size:
     """For the grid, or for a body with physics, whose episodes are long."""
-    return GRID if cfg.env.body == "point" else BODY
+    return BODY if cfg.env.physics else GRID
 
 
 def legs(cfg: Config) -> list[Leg]:
@@ -70,7 +70,7 @@ def legs(cfg: Config) -> list[Leg]:
 
 def leader(cfg: Config, expert: Any, env: Any) -> injection.Leader:
     """The expert that leads to where a code is injected; ``expert`` is from ``expert_data``, None on the grid."""
-    if cfg.env.body == "point":
+    if cfg.env.grid:
         return injection.grid_leader(env)
     from internal_rl.experts import guided  # imports MuJoCo
 
@@ -138,7 +138,7 @@ def make(runs: figure.Runs) -> list[figure.Made]:
     def compute():
         bases, axis = build.spread(base, cfg.discover.rows)
         keys = common.row_keys(cfg, cfg.discover, "figA4")
-        expert = None if cfg.env.body == "point" else expert_data.expert(cfg, folder)
+        expert = None if cfg.env.grid else expert_data.expert(cfg, folder)
         one = lambda b, p, k: measure(cfg, expert, b, p, k)  # noqa: E731
         found = jax.jit(jax.vmap(one, (axis, 0, 0)))(bases, controller, keys)
         return {name: np.asarray(values).tolist() for name, values in found.items()}

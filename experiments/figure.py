@@ -109,15 +109,14 @@ def save(folder: Path, made: Made) -> None:
 def ceiling(runs: Runs) -> tuple[float, str]:
     """The highest success on the post-training task, and what has it.
 
-    On the grid the share of layouts that can be solved in time; for a body with physics the success of its expert.
+    On the grid the share of layouts that can be solved in time, elsewhere the expert's success.
     """
     cfg = runs.config("base")
-    grid = cfg.env.body == "point"
-    path = runs.folder("base") / "solvable.json" if grid else runs.folder("data") / "expert.json"
+    path = runs.folder("data") / "expert.json" if cfg.env.physics else runs.folder("base") / "solvable.json"
     post = json.loads(path.read_text(encoding="utf-8"))["result"]["post"]
-    return post if grid else post["success"], highest(cfg)
+    return post["success"] if cfg.env.physics else post, highest(cfg)
 
 
 def highest(cfg: c.Config) -> str:
     """What has the highest success on the post-training task."""
-    return "solvable layouts" if cfg.env.body == "point" else "the expert"
+    return "solvable layouts" if cfg.env.grid else "the expert"

@@ -18,7 +18,7 @@ from experiments import common, expert_data
 from internal_rl import build, checkpoints
 from internal_rl.analysis import bayes
 from internal_rl.config import Config, PretrainConfig
-from internal_rl.experts import shortest_path
+from internal_rl.experts import demonstrated, shortest_path
 from internal_rl.learning import loop, objectives, updates
 from internal_rl.learning.losses import masked_mean
 
@@ -39,7 +39,8 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
         key = common.evaluation_key(state)
         return compare(cfg, model_def, state.params, context, key, cfg.pretrain.eval_batch)
 
-    headline = ("nll", "held_out_nll") + (("bayes_nll", "gap") if cfg.env.body == "point" else ("decision_nll",))
+    more = ("bayes_nll", "gap") if cfg.env.grid else ("decision_nll",) if cfg.env.physics else ()
+    headline = ("nll", "held_out_nll", *more)
     return loop.Stage(
         "pretrain", update, evaluate, train.steps, train.log_every, train.save_every,
         {"vary": 0, "log_prior": None} | (axes or {}), headline, train.snapshots,
@@ -57,16 +58,18 @@ def way_coef(train: PretrainConfig) -> optax.Schedule | None:
 def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key: jax.Array, batch: int):
     """Action NLL of the base model and of both references on the same held-out trajectories, in nats per step.
 
-    ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``. For a body with physics
-    there is no reference: only the NLL, and ``decision_nll``, that of the steps at which a cell is entered; of a model
-    that says the way also ``decision_way_nll``, the NLL of the cell entered next at these.
+    ``gap`` is the share of the way from Bayes to uniform, ``(base - bayes) / (ln 4 - bayes)``. Elsewhere than on the
+    grid there is no reference, only the NLL; and for a body with physics ``decision_nll``, that of the steps at which
+    a cell is entered, and of a model that says the way ``decision_way_nll``, the NLL of the cell entered next.
     """
     env = build.pretrain_env(cfg)
     episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
     out = jax.vmap(nnx.merge(model_def, params))(episodes.obs)
     nll_BT = out.action.nll(episodes.action)
     base = masked_mean(nll_BT, episodes.alive)
-    if episodes.trajectory is None:
+    if not cfg.env.grid and not cfg.env.physics:
+        return {"held_out_nll": base}
+    if cfg.env.physics:
         decides = episodes.alive & jax.vmap(env.arrived)(episodes.obs)
         found = {"held_out_nll": base, "decision_nll": masked_mean(nll_BT, decides)}
         if out.way is not None:
@@ -99,8 +102,11 @@ def load(cfg: Config, workdir: Path) -> tuple[Any, str]:
 def solvable(cfg: Config) -> dict[str, Any]:
     """Shares of random layouts solvable in time: per pretraining task within the expert's horizon, and means.
 
-    Of a body with physics the time is not counted, only whether there is a way.
+    Of a body with physics the time is not counted, only whether there is a way; of an environment of one's own it is
+    what its expert solves.
     """
+    if not cfg.env.grid and not cfg.env.physics:
+        return _solved(cfg)
     pretrain, post = build.grid(cfg, cfg.env.pretrain_tasks), build.grid(cfg, cfg.env.post_tasks)
     key = common.stage_key(cfg, "solvable")
     rows = max(1, 65_536 // len(pretrain.tasks)) if cfg.preset != "smoke" else 16
@@ -111,6 +117,20 @@ def solvable(cfg: Config) -> dict[str, Any]:
         "accepted_by_task": np.asarray(accepted, np.float64).tolist(),
         "pretrain": float(jnp.mean(accepted)),
         "post": float(jnp.mean(ceiling)),
+    }
+
+
+def _solved(cfg: Config) -> dict[str, Any]:
+    key, episodes = common.stage_key(cfg, "solvable"), 1024 if cfg.preset != "smoke" else 16
+    share = jax.jit(demonstrated.success, static_argnums=(0, 1, 3))
+    accepted, post = (
+        share(build.env_over(cfg, tasks), len(tasks), key, episodes)
+        for tasks in (cfg.env.pretrain_tasks, cfg.env.post_tasks)
+    )
+    return {
+        "accepted_by_task": np.asarray(accepted, np.float64).tolist(),
+        "pretrain": float(jnp.mean(accepted)),
+        "post": float(jnp.mean(post)),
     }
 
 

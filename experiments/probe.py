@@ -62,7 +62,7 @@ def reference(cfg: Config, context: Any, log_prior_Q: jax.Array, key: jax.Array,
     frequency_G = jnp.mean(
         jax.nn.one_hot(episodes.subgoal, build.subgoals(cfg)), where=episodes.alive[..., None], axis=(0, 1)
     )
-    if episodes.trajectory is None:
+    if not cfg.env.grid:
         return {"chance": jnp.max(frequency_G)}
     posterior_BTG = belief(cfg, log_prior_Q, episodes)
     return {"bayes": probing.accuracy(posterior_BTG, episodes.subgoal, episodes.alive), "chance": jnp.max(frequency_G)}

@@ -118,6 +118,17 @@ def rendered(cfg: config.Config, episode: dict[str, Any], solved: bool) -> bytes
         return None
 
 
+def pictures(cfg: config.Config, episode: dict[str, Any], text: str) -> list[Card]:
+    """An episode as an environment of one's own pictures it, if it does."""
+    env = build.post_env(cfg)
+    if not hasattr(env, "picture"):
+        return []
+    state = episode["state"]
+    length = int(np.sum(~state.done))
+    drawn = [env.picture(jax.tree.map(lambda x, t=t: x[t], state)) for t in range(length + 1)]
+    return [Card("An episode of internal RL", text, render.gif(drawn, fps=3))]
+
+
 def cards(cfg: config.Config, policy: Any, controller: Any, base: Any) -> list[Card]:
     """An episode of internal RL as cards of the report."""
     keys = jax.random.split(common.stage_key(cfg, "animation"), CANDIDATES)
@@ -131,9 +142,10 @@ def cards(cfg: config.Config, policy: Any, controller: Any, base: Any) -> list[C
         f"{note}, played by the median seed. Bars: the code z; the strip marks the steps at which the switch fired and "
         "the policy chose a new one."
     )
-    grid = cfg.env.body == "point"
-    drawn = images(episode, solved, (on_grid if grid else from_above)(cfg))
-    shown = [Card("An episode of internal RL", text, render.gif(list(drawn), fps=3 if grid else 10))]
-    if not grid and (clip := rendered(cfg, episode, solved)):
+    if not cfg.env.grid and not cfg.env.physics:
+        return pictures(cfg, episode, f"{note}, played by the median seed.")
+    drawn = images(episode, solved, (on_grid if cfg.env.grid else from_above)(cfg))
+    shown = [Card("An episode of internal RL", text, render.gif(list(drawn), fps=3 if cfg.env.grid else 10))]
+    if cfg.env.physics and (clip := rendered(cfg, episode, solved)):
         shown.append(Card("The same episode, rendered", "By MuJoCo; coloured cells and walls are rules.", clip))
     return shown

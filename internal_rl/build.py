@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from internal_rl import plugins
 from internal_rl.config import Config
 from internal_rl.envs import gridworld, pinpad
+from internal_rl.envs.core import Env
 from internal_rl.envs.gridworld import Gridworld
 from internal_rl.envs.latent import LatentEnv
+from internal_rl.models import layers
 from internal_rl.models.cell import hard_gate
 from internal_rl.models.compile import Compile
 from internal_rl.models.heads import Categorical, Gaussian, Mixtures
@@ -20,11 +24,13 @@ from internal_rl.models.metacontroller import Metacontroller
 from internal_rl.models.policy import Policy
 from internal_rl.models.sequence_model import SequenceModel
 
-if TYPE_CHECKING:
-    from internal_rl.envs.ant import Ant
-
 Init = Callable[[jax.Array], Any]
 """``key -> params``, a nested dictionary of arrays; vmap it over keys for seeds."""
+OWN = (
+    "horizon", "observation_size", "actions", "outcomes", "reset", "step", "observe", "acts", "following", "expert",
+    "subgoal",
+)  # fmt: skip
+"""What an environment of one's own must have, see :class:`internal_rl.envs.core.Demonstrated`."""
 
 
 def grid(cfg: Config, tasks: pinpad.Tasks) -> Gridworld:
@@ -32,21 +38,29 @@ def grid(cfg: Config, tasks: pinpad.Tasks) -> Gridworld:
     return gridworld.make(cfg.env, tasks)
 
 
-def env_over(cfg: Config, tasks: pinpad.Tasks) -> Gridworld | Ant:
-    """The environment over a task table."""
-    if cfg.env.body == "point":
+def env_over(cfg: Config, tasks: pinpad.Tasks) -> Env:
+    """The environment over a task table.
+
+    Raises:
+      ConfigError: for an environment of one's own that cannot be imported or lacks something.
+    """
+    if cfg.env.grid:
         return grid(cfg, tasks)
-    from internal_rl.envs import ant  # importing MuJoCo takes seconds, which gridworlds need not wait for
+    if cfg.env.physics:
+        from internal_rl.envs import ant  # importing MuJoCo takes seconds, which gridworlds need not wait for
 
-    return ant.make(cfg.env, tasks)
+        return ant.make(cfg.env, tasks)
+    env = plugins.load(cfg.env.body, "env.body")(cfg.env, tasks)
+    plugins.require(env, OWN, cfg.env.body, "env.body")
+    return env
 
 
-def pretrain_env(cfg: Config) -> Gridworld | Ant:
+def pretrain_env(cfg: Config) -> Env:
     """The environment over the pretraining tasks."""
     return env_over(cfg, cfg.env.pretrain_tasks)
 
 
-def post_env(cfg: Config) -> Gridworld | Ant:
+def post_env(cfg: Config) -> Env:
     """The environment over the post-training tasks."""
     return env_over(cfg, cfg.env.post_tasks)
 
@@ -54,6 +68,13 @@ def post_env(cfg: Config) -> Gridworld | Ant:
 def subgoals(cfg: Config) -> int:
     """Number of distinct subgoals, G."""
     return -(-cfg.env.colours // cfg.env.subgoal_length)
+
+
+def subgoal_of(cfg: Config, env: Env) -> Callable[[Any], jax.Array]:
+    """``state -> `` its true subgoal, int32."""
+    if cfg.env.grid or cfg.env.physics:
+        return lambda state: pinpad.target(state.sequence, state.progress) // cfg.env.subgoal_length
+    return env.subgoal
 
 
 def functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Init]:
@@ -71,14 +92,35 @@ def base_model(cfg: Config) -> tuple[nnx.GraphDef, Init]:
     return functional(functools.partial(_base, cfg, env))
 
 
-def _base(cfg: Config, env: Gridworld | Ant, rngs: nnx.Rngs) -> SequenceModel:
-    if cfg.env.body == "point":
+def _base(cfg: Config, env: Any, rngs: nnx.Rngs) -> SequenceModel:
+    continuous = Gaussian if cfg.model.components == 1 else Mixtures(cfg.model.components)
+    if cfg.env.grid:
         action, following = (Categorical, env.actions), (Categorical, env.cells)
         return SequenceModel(cfg.model, env.observation_size, action, following, rngs)
-    kind = Gaussian if cfg.model.components == 1 else Mixtures(cfg.model.components)
-    action, following = (kind, env.actions), (Gaussian, env.observation_size)
-    way = cfg.pretrain.way_coef > 0
-    return SequenceModel(cfg.model, env.encoded_size, action, following, rngs, env.encode, way)
+    if cfg.env.physics:
+        action, following = (continuous, env.actions), (Gaussian, env.observation_size)
+        way = cfg.pretrain.way_coef > 0
+        return SequenceModel(cfg.model, env.encoded_size, action, following, rngs, env.encode, way)
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    acts, follows = jax.eval_shape(env.expert, state, jax.random.key(0)), jax.eval_shape(env.following, state)
+    action = Categorical if jnp.issubdtype(acts.dtype, jnp.integer) else continuous
+    following = Categorical if jnp.issubdtype(follows.dtype, jnp.integer) else Gaussian
+    return SequenceModel(
+        cfg.model, env.observation_size, (action, env.actions), (following, env.outcomes), rngs
+    )  # fmt: skip
+
+
+def ground_truth(cfg: Config) -> tuple[Callable[..., jax.Array], Init]:
+    """How controllers of the true subgoals act, ``(e, one_hot, params) -> e``, and their initial parameters.
+
+    At the start they change nothing, if the decoder does not.
+    """
+    groups, width = subgoals(cfg), cfg.model.width
+    if cfg.control.decoder == "linear":
+        return layers.by_subgoal, lambda key: layers.controllers(key, groups, cfg.control.rank, width)
+    form = plugins.load(cfg.control.decoder, "control.decoder")
+    definition, init = functional(lambda rngs: form(width, groups, rngs))
+    return lambda e, picked, params: nnx.merge(definition, params)(e, picked), init
 
 
 def metacontroller(cfg: Config) -> tuple[nnx.GraphDef, Init]:
@@ -125,4 +167,4 @@ def spread(tree: Any, seeds: int) -> tuple[Any, int | None]:
     parents = jax.tree.leaves(tree)[0].shape[0]
     if parents == 1:
         return jax.tree.map(lambda x: x[0], tree), None
-    return jax.tree.map(lambda x: x[jax.numpy.arange(seeds) % parents], tree), 0
+    return jax.tree.map(lambda x: x[jnp.arange(seeds) % parents], tree), 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +54,8 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path} is {value!r} with {len(value)} entries; expected {len(args)}.")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
         return tuple(_coerce(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if origin in (typing.Union, types.UnionType):
+        return _named(args[0], value, path)
     accepted = (int, float) if hint is float else hint
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, accepted):
         name = hint.__name__ if not isinstance(hint, types.UnionType) else str(hint)
@@ -61,6 +64,14 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         if not abs(value) <= LARGEST:
             raise ConfigError(f"{path} is {value!r}; expected a finite number of 32 bits.")
         return float(value)
+    return value
+
+
+def _named(names: Any, value: Any, path: str) -> str:
+    """One of the names of a Literal, or ``MODULE:NAME``."""
+    known = typing.get_args(names)
+    if value not in known and not (isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value)):
+        raise ConfigError(f"{path} is {value!r}; expected one of {', '.join(map(repr, known))} or MODULE:NAME.")
     return value
 
 
@@ -151,11 +162,13 @@ def _check_model(model: ModelConfig) -> None:
 def _check_stages(config: Config) -> None:
     if config.data.turns and config.env.body != "ant":
         raise ConfigError(f"data.turns is True with env.body = {config.env.body!r}; expected 'ant', which turns along.")
-    if config.env.body == "point":
+    if not config.env.physics:
         for section, field in (("pretrain", "brief"), ("pretrain", "way_coef"), ("control", "brief")):
             value = getattr(getattr(config, section), field)
             if value:
-                raise ConfigError(f"{section}.{field} is {value} with env.body = 'point'; expected 0 on the grid.")
+                raise ConfigError(
+                    f"{section}.{field} is {value} with env.body = {config.env.body!r}; expected 0 without physics."
+                )
     for name in ("control", "discover"):
         if getattr(config, name).way_coef and not config.pretrain.way_coef:
             raise ConfigError(

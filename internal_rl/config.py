@@ -18,14 +18,16 @@ ConfigError = checks.ConfigError
 class EnvConfig:
     """The pinpad task (App. A). Tasks are colour sequences; colour ``c`` is of subgoal ``c // subgoal_length``.
 
-    ``body`` is who does it: ``point`` is gridworld-pinpad, the others are bodies with physics (``envs.ant.BODIES``).
+    ``body`` is who does it: ``point`` is gridworld-pinpad, ``ant`` and ``puck`` are bodies with physics
+    (``envs.ant.BODIES``), and ``MODULE:NAME`` is an environment of one's own, made by ``NAME(env, tasks)``, see
+    ``envs.core.Demonstrated``; it may read these fields as it likes.
     ``moves``, the number of actions (the paper's four, then up to four diagonal ones), is of the point; ``cell`` (side
     of a cell, m) and ``substeps`` physics steps of ``timestep`` (s) per action are of the bodies. ``observation`` is
     ``absolute`` as in the paper, or ``egocentric``: where things are as seen from the agent, in cells and one-hot. Of
     bodies that is beside the absolute one, and for the base model's embedding only.
     """
 
-    body: Literal["point", "ant", "puck"] = "point"
+    body: Literal["point", "ant", "puck"] | str = "point"
     size: int = 7
     colours: int = 8
     walls: int = 4
@@ -38,6 +40,16 @@ class EnvConfig:
     substeps: int = 5
     pretrain_tasks: tuple[tuple[int, ...], ...] = ()
     post_tasks: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def grid(self) -> bool:
+        """Whether it is gridworld-pinpad, with its exact references."""
+        return self.body == "point"
+
+    @property
+    def physics(self) -> bool:
+        """Whether a body with physics acts, on data sets made once."""
+        return self.body in ("ant", "puck")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +88,14 @@ class ModelConfig:
 
     ``mixer`` is ``attention`` for the transformer (Table A16), with ``head_width``, ``buckets`` and ``max_distance``,
     or ``recurrent`` for Hawk (Table A15), with ``lru_width``, which always computes in float32. With ``none`` it is an
-    MLP of the present observation: how much there is to gain from the past.
+    MLP of the present observation: how much there is to gain from the past. ``MODULE:NAME`` is a mixer of one's own,
+    made by ``NAME(model, rngs)``, see ``models.layers.Mixer``.
 
     The actions of a body with physics are a mixture of ``components`` Gaussians; 1 is the paper's head. Where the task
     leaves open which way the expert goes, a single one can only blur the ways.
     """
 
-    mixer: Literal["attention", "recurrent", "none"] = "attention"
+    mixer: Literal["attention", "recurrent", "none"] | str = "attention"
     width: int = 256
     depth: int = 6
     heads: int = 4
@@ -174,9 +187,11 @@ class ProbeConfig(TrainConfig):
 class ControlConfig(TrainConfig):
     """Ground-truth controllers (C.3, Table A7) at each of ``layers``; none means ``model.layer``.
 
-    ``brief``, ``brief_steps`` and ``way_coef`` as in pretraining.
+    ``brief``, ``brief_steps`` and ``way_coef`` as in pretraining; ``decoder`` as of the metacontroller, of a one-hot
+    code for the subgoal.
     """
 
+    decoder: Literal["linear"] | str = "linear"
     rank: int = 16
     way_coef: float = 0.0
     brief: int = 0
@@ -200,6 +215,10 @@ class DiscoverConfig(TrainConfig):
     steps ahead; 0 as in the paper, and never where the base model starts from scratch. Small models find codes for
     the next action first and stay with them; begun at slow features, codes come to say the subgoal. ``way_coef`` as in
     pretraining, of a base model that was pretrained with it.
+
+    ``decoder`` is how a code acts on the residual stream: ``linear`` is the paper's ``e + f_hyp(z) e``, with U of
+    ``rank`` (0: full); ``MODULE:NAME`` is a form of one's own, made by ``NAME(width, code, rngs)``, see
+    ``models.cell.Decoder``.
     """
 
     base: Literal["frozen", "scratch", "pretrained"] = "frozen"
@@ -224,6 +243,7 @@ class DiscoverConfig(TrainConfig):
     encoder_hidden: int = 64
     switch_hidden: int = 64
     hyper_hidden: int = 32
+    decoder: Literal["linear"] | str = "linear"
     rank: int = 16
 
 
@@ -233,7 +253,7 @@ class CompileConfig(TrainConfig):
 
     At most ``segments``, each with a Poisson number of steps around ``poisson_rate``; boundaries are Gumbel-softmax
     samples at ``temperature``. ``kl_codes`` and ``kl_boundaries`` weigh the KLs. The encoder has the shape of the base
-    model's first half; its heads have ``hidden`` units.
+    model's first half; its heads have ``hidden`` units. ``decoder`` as of the metacontroller.
     """
 
     segments: int = 4
@@ -244,6 +264,7 @@ class CompileConfig(TrainConfig):
     code: int = 8
     hidden: int = 32
     hyper_hidden: int = 32
+    decoder: Literal["linear"] | str = "linear"
     rank: int = 16
     log_std_init: float = 0.0
     encoder_width: int = 256

@@ -8,8 +8,9 @@ from flax import struct
 
 from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
+from internal_rl.envs.core import Demonstrated
 from internal_rl.envs.gridworld import Gridworld
-from internal_rl.experts import shortest_path
+from internal_rl.experts import demonstrated, shortest_path
 
 
 @struct.dataclass
@@ -42,6 +43,12 @@ def expert_batch(env: Gridworld, cfg: ExpertConfig, subgoal_length: int, key: ja
         obs, trajectory.action, trajectory.next_agent, trajectory.alive, trajectory.target // subgoal_length,
         pinpad.legs(trajectory.target, subgoal_length), None, trajectory,
     )  # fmt: skip
+
+
+def demonstrated_batch(env: Demonstrated, tasks: int, cfg: ExpertConfig, key: jax.Array, batch: int) -> Batch:
+    """``batch`` fresh successful episodes of the expert that an environment of one's own knows."""
+    one = demonstrated.sample(env, tasks, cfg, key, batch)
+    return Batch(one.obs, one.action, one.following, one.alive, one.subgoal, one.leg, None, None)
 
 
 def thinned(batch: Batch, kept_BT: jax.Array, length: int) -> Batch:

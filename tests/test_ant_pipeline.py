@@ -15,6 +15,7 @@ from internal_rl import config as c
 from internal_rl.checkpoints import CheckpointError
 from internal_rl.dataset import DataError, Dataset
 from internal_rl.learning import journal, objectives
+from internal_rl.models import layers
 from internal_rl.weights import WeightsError
 
 CFG = ant.smoke()
@@ -180,12 +181,12 @@ def test_controllers_and_metacontroller_may_answer_for_the_way():
     data = walk([0, 0, 1, 1, 2, 2], [0, 6])
     batch = expert_data.clean(CFG, {"data": {"train": data}}, KEY, 1)
     (base_def, base), (controller_def, controller) = build.base_model(CFG), build.metacontroller(CFG)
-    base, controllers = base(KEY), {"1": objectives.controller_init(KEY, 3, 0, CFG.model.width)}
+    base, controllers = base(KEY), {"1": layers.controllers(KEY, 3, 0, CFG.model.width)}
     values = {}
     for coef in (0.0, 3.0):
         discover = dataclasses.replace(CFG.discover, way_coef=coef)
         losses = {
-            "control": (objectives.ground_truth_control(base_def, (1,), coef), controllers),
+            "control": (objectives.ground_truth_control(base_def, (1,), 3, coef), controllers),
             "discover": (objectives.discovery(base_def, controller_def, 1, discover), controller(KEY)),
         }
         for name, (loss, params) in losses.items():

@@ -14,6 +14,7 @@ from internal_rl import build
 from internal_rl.analysis import slowness
 from internal_rl.config import DiscoverConfig
 from internal_rl.learning import objectives, updates
+from internal_rl.models import layers
 
 CFG = small_world.CONFIG
 LAYER, KEY = CFG.model.layer, jax.random.key(3)
@@ -178,7 +179,7 @@ def test_padding_never_influences_discovery(world, batch, embedding):
 
 def test_padding_never_influences_prediction_or_ground_truth_control(world, batch):
     prediction = objectives.prediction(world.base_def, 0.5)
-    control = objectives.ground_truth_control(world.base_def, (LAYER,))
+    control = objectives.ground_truth_control(world.base_def, (LAYER,), build.subgoals(CFG))
     controllers = {str(LAYER): random_controllers()}
 
     @jax.jit
@@ -199,7 +200,10 @@ def random_controllers():
 
 def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(world, batch):
     """Eq. 1; zero controllers, as they start, are the base model, and learn through B."""
-    control, controllers = objectives.ground_truth_control(world.base_def, (LAYER,)), random_controllers()
+    control, controllers = (
+        objectives.ground_truth_control(world.base_def, (LAYER,), build.subgoals(CFG)),
+        random_controllers(),
+    )
     model = world.model()
 
     @jax.jit
@@ -214,7 +218,7 @@ def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(wor
     run = jax.jit(jax.value_and_grad(lambda p: control({str(LAYER): p}, {"base": world.base}, batch, None, None)[0]))
     np.testing.assert_allclose(run(controllers)[0], -taken[np.asarray(batch.alive)].mean(), rtol=1e-5)
 
-    start = objectives.controller_init(KEY, *controllers["a"].shape)
+    start = layers.controllers(KEY, *controllers["a"].shape)
     assert {name: x.shape for name, x in start.items()} == {name: x.shape for name, x in controllers.items()}
     value, grads = run(start)
     np.testing.assert_allclose(value, compiled(world)[1](batch)[batch.alive].mean(), rtol=1e-6)
@@ -223,24 +227,24 @@ def test_ground_truth_control_picks_the_dense_controller_of_the_true_subgoal(wor
 
 def test_controllers_of_several_layers_learn_as_if_each_were_alone(world, batch):
     """The loss is the sum; every layer has the gradient and the NLL that it has by itself."""
-    layers = (0, CFG.model.depth)
-    params = {str(layer): jax.tree.map(lambda x, s=layer: x * (1 + s), random_controllers()) for layer in layers}
+    depths = (0, CFG.model.depth)
+    params = {str(layer): jax.tree.map(lambda x, s=layer: x * (1 + s), random_controllers()) for layer in depths}
 
     def run(at):
-        loss = objectives.ground_truth_control(world.base_def, at)
+        loss = objectives.ground_truth_control(world.base_def, at, build.subgoals(CFG))
         chosen = {str(layer): params[str(layer)] for layer in at}
         return jax.jit(jax.value_and_grad(lambda p: loss(p, {"base": world.base}, batch, None, None), has_aux=True))(
             chosen
         )
 
-    (total, metrics), grads = run(layers)
-    for layer in layers:
+    (total, metrics), grads = run(depths)
+    for layer in depths:
         (alone, _), grad = run((layer,))
         np.testing.assert_allclose(metrics[f"nll_{layer}"], alone, rtol=1e-5)
         for name, value in grads[str(layer)].items():
             np.testing.assert_allclose(value, grad[str(layer)][name], atol=1e-5)
-    np.testing.assert_allclose(total, metrics["nll_0"] + metrics[f"nll_{layers[1]}"], rtol=1e-6)
-    assert abs(metrics["nll_0"] - metrics[f"nll_{layers[1]}"]) > 1e-3
+    np.testing.assert_allclose(total, metrics["nll_0"] + metrics[f"nll_{depths[1]}"], rtol=1e-6)
+    assert abs(metrics["nll_0"] - metrics[f"nll_{depths[1]}"]) > 1e-3
 
 
 def test_kl_weight_waits_and_then_ramps():

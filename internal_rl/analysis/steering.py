@@ -8,24 +8,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from internal_rl.envs import pinpad
 from internal_rl.learning.rollout import Episode
 from internal_rl.learning.updates import Metrics, summary
 from internal_rl.models import layers
 
 
-def true_subgoal_control(controllers: dict[str, jax.Array], subgoal_length: int) -> Callable:
+def true_subgoal_control(
+    controllers: Any, subgoal_of: Callable[[Any], jax.Array], subgoals: int, steer: Callable = layers.by_subgoal
+) -> Callable:
     """``control(state, e_TD)`` that applies the controller of the state's true subgoal (Eq. 1).
 
     Args:
-      controllers: as in :func:`layers.by_subgoal`.
-      subgoal_length: colours per subgoal.
+      controllers: the parameters of ``steer``.
+      subgoal_of: ``state ->`` its true subgoal, int32.
+      subgoals: their number, G.
+      steer: ``(e_TD, one_hot [G], controllers) -> e_TD``.
     """
-    groups = jax.tree.leaves(controllers)[0].shape[0]
 
     def control(state, e_TD):
-        subgoal = pinpad.target(state.sequence, state.progress) // subgoal_length
-        return layers.by_subgoal(e_TD, jax.nn.one_hot(subgoal, groups), controllers)
+        return steer(e_TD, jax.nn.one_hot(subgoal_of(state), subgoals), controllers)
 
     return control
 

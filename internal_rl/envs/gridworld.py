@@ -16,6 +16,16 @@ An environment offers the first ``moves`` of them.
 """
 
 
+def neighbour(size: int, cell: jax.Array, action: jax.Array, moves: int = 4) -> jax.Array:
+    """The cell, int32, that ``action`` leads to from ``cell`` on a ``size`` x ``size`` grid; the same at its edge."""
+    row, column = cell // size, cell % size
+    # Comparisons instead of a table look-up: gathers are slow on CPU.
+    row += sum(jnp.where(action == i, move[0], 0) for i, move in enumerate(MOVES[:moves]))
+    column += sum(jnp.where(action == i, move[1], 0) for i, move in enumerate(MOVES[:moves]))
+    inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+    return jnp.where(inside, row * size + column, cell)
+
+
 @struct.dataclass
 class State:
     """Cells are ``row * size + column``; every field is a scalar unless a shape is given."""
@@ -92,14 +102,8 @@ class Gridworld:
 
     def moved(self, state: State, action: jax.Array) -> jax.Array:
         """The cell the agent is on after ``action``; moves into a wall or off the grid are no-ops."""
-        row, column = state.agent // self.size, state.agent % self.size
-        # Comparisons instead of a table look-up: gathers are slow on CPU.
-        drow = sum(jnp.where(action == i, move[0], 0) for i, move in enumerate(MOVES[: self.moves]))
-        dcolumn = sum(jnp.where(action == i, move[1], 0) for i, move in enumerate(MOVES[: self.moves]))
-        row, column = row + drow, column + dcolumn
-        inside = (row >= 0) & (row < self.size) & (column >= 0) & (column < self.size)
-        cell = row * self.size + column
-        return jnp.where(inside & ~jnp.any(state.walls == cell), cell, state.agent)
+        cell = neighbour(self.size, state.agent, action, self.moves)
+        return jnp.where(jnp.any(state.walls == cell), state.agent, cell)
 
     def visited(self, state: State, cell: jax.Array) -> jax.Array:
         """The colour visited by moving from ``state.agent`` to ``cell``, -1 for none (bumping is no visit)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from flax import struct
 from internal_rl.config import ExpertConfig
 from internal_rl.envs import pinpad
 from internal_rl.envs.gridworld import MOVES, Gridworld, State
+from internal_rl.experts import rejection
 
 UNREACHABLE = np.int32(1_000_000)
 
@@ -183,26 +183,7 @@ def sample(env: Gridworld, cfg: ExpertConfig, key: jax.Array, batch: int) -> Tra
     """
     task_key, key = jax.random.split(key)
     tasks = jax.random.randint(task_key, (batch,), 0, len(env.tasks))
-    return _reject(lambda k, task: demonstrate(env, cfg, k, task), tasks, key)
-
-
-def _reject(candidate: Callable[[jax.Array, jax.Array], Trajectory], tasks: jax.Array, key: jax.Array) -> Trajectory:
-    """Draws candidates for the rows without a success, packed into half a batch at a time, until there are none."""
-    batch = tasks.shape[0]
-    chunk = -(-batch // 2)
-
-    def draw(round_, kept):
-        rows = jnp.nonzero(~kept.success, size=chunk, fill_value=batch)[0]
-        keys = jax.random.split(jax.random.fold_in(key, round_), chunk)
-        new = jax.vmap(candidate)(keys, tasks.at[rows].get(mode="clip"))
-        return jax.tree.map(lambda old, row: old.at[rows].set(row, mode="drop"), kept, new)
-
-    # Started empty instead of with a first full draw, so that the program holds one copy of the expert to compile.
-    shapes = jax.eval_shape(jax.vmap(candidate), jax.random.split(key, batch), tasks)
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.while_loop(
-        lambda carry: ~jnp.all(carry[1].success), lambda carry: (carry[0] + 1, draw(*carry)), (jnp.int32(0), empty)
-    )[1]
+    return rejection.successful(lambda k, task: demonstrate(env, cfg, k, task), tasks, key)
 
 
 def solvable_share(env: Gridworld, horizon: int, key: jax.Array, batch: int) -> jax.Array:

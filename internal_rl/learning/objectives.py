@@ -72,22 +72,28 @@ def upper(model: SequenceModel, layer: int, e_BTD: jax.Array) -> Outputs:
     return jax.vmap(lambda e_TD: model.upper(e_TD, states, 0, layer)[0])(e_BTD)
 
 
-def ground_truth_control(model_def: nnx.GraphDef, at: tuple[int, ...], way_coef: float = 0.0) -> Loss:
+def ground_truth_control(
+    model_def: nnx.GraphDef,
+    at: tuple[int, ...],
+    subgoals: int,
+    way_coef: float = 0.0,
+    steer: Callable[..., jax.Array] = layers.by_subgoal,
+) -> Loss:
     """Action NLL when ``U_t`` is the controller of the true subgoal (Eq. 1), at each of ``at`` on its own.
 
-    The base model is the frozen context. The parameters are {layer: controllers}, see :func:`layers.by_subgoal`; the
-    loss is the sum over layers, so each layer learns as if it were alone. With ``way_coef``, so many times the NLL of
-    the cell entered next is added, as in pretraining.
+    The base model is the frozen context. The parameters are {layer: controllers} of ``steer(e, one_hot, controllers)``;
+    the loss is the sum over layers, so each layer learns as if it were alone. With ``way_coef``, so many times the NLL
+    of the cell entered next is added, as in pretraining.
     """
 
     def loss(params, context, batch: Batch, key, step):
         del key, step
         model = nnx.merge(model_def, context["base"])
         e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
-        picked = jax.nn.one_hot(batch.subgoal, jax.tree.leaves(params)[0].shape[0])
+        picked = jax.nn.one_hot(batch.subgoal, subgoals)
         nll, way = {}, {}
         for layer in at:
-            out = upper(model, layer, layers.by_subgoal(e_LBTD[layer], picked, params[str(layer)]))
+            out = upper(model, layer, steer(e_LBTD[layer], picked, params[str(layer)]))
             nll[f"nll_{layer}"] = masked_mean(out.action.nll(batch.action), batch.alive)
             if way_coef:
                 way[f"way_nll_{layer}"] = way_nll(out.way, batch)
@@ -214,11 +220,3 @@ def trained_along(loss: Loss) -> Loss:
         return loss(params["controller"], context | {"base": params["base"]}, batch, key, step)
 
     return both
-
-
-def controller_init(key: jax.Array, subgoals: int, rank: int, width: int) -> dict[str, Any]:
-    """Ground-truth controllers that start at U = 0: random A [G, R, D], zero B [G, D, R]; of rank 0, U [G, D, D]."""
-    if rank == 0:
-        return {"u": jnp.zeros((subgoals, width, width))}
-    a = jax.random.normal(key, (subgoals, rank, width)) / width**0.5
-    return {"a": a, "b": jnp.zeros((subgoals, width, rank))}

@@ -7,12 +7,13 @@ and hard switches all run through the same cell.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from internal_rl import plugins
 from internal_rl.models import layers
 from internal_rl.models.layers import MLP, linear
 
@@ -47,6 +48,16 @@ def schedule_gate(steps: int) -> Gate:
     return lambda logit, t: jnp.where(t % steps == 0, jnp.ones_like(logit), jnp.zeros_like(logit))
 
 
+class Decoder(Protocol):
+    """How a code acts on the residual stream. Where it does nothing at first, training starts from the base model.
+
+    ``discover.decoder`` and its like name one of one's own, made by ``NAME(width, code, rngs)``.
+    """
+
+    def __call__(self, e: jax.Array, code: jax.Array) -> jax.Array:
+        """Residuals [..., D] and codes [..., n_z] to the controlled residuals [..., D]."""
+
+
 @struct.dataclass
 class Carry:
     """What the cell remembers."""
@@ -62,17 +73,22 @@ class Carry:
 class Cell(nnx.Module):
     """History, switch and decoder for a residual stream of ``width``; what trains them is up to the subclass.
 
-    The decoder's controllers have ``rank``; full linear ones (the ant's) are rank 0.
+    The decoder's controllers have ``rank``; full linear ones (the ant's) are rank 0. ``decoder`` names another form,
+    see :class:`Decoder`.
     """
 
     def __init__(
-        self, width: int, *, history: int, code: int, rank: int, switch_hidden: int, hyper_hidden: int, rngs: nnx.Rngs
-    ):
+        self, width: int, *, history: int, code: int, rank: int, switch_hidden: int, hyper_hidden: int,
+        rngs: nnx.Rngs, decoder: str = "linear",
+    ):  # fmt: skip
         self.width, self.rank = width, rank
         self.history_size, self.code_size = history, code
         self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
         self.gru = nnx.GRUCell(width, history, rngs=rngs)
         self.switch = MLP(width + history + code, switch_hidden, 1, 1.0, rngs)
+        self.decoder = None if decoder == "linear" else plugins.load(decoder, "decoder")(width, code, rngs)
+        if self.decoder is not None:
+            return
         self.hyper_up = linear(code, hyper_hidden, 1.0, rngs)
         # A small B or U starts the controlled model close to the base model, while everything receives gradients.
         if rank == 0:
@@ -128,6 +144,8 @@ class Cell(nnx.Module):
 
     def steer(self, e: jax.Array, code: jax.Array) -> jax.Array:
         """``e + U e`` with ``U = f_hyp(z)`` (Eq. 11): e [..., D] and code [..., n_z] to [..., D]."""
+        if self.decoder is not None:
+            return self.decoder(e, code)
         hidden = nnx.relu(self.hyper_up(code))
         if self.rank == 0:
             matrices = jnp.concatenate([self.hyper_u.kernel[...], self.hyper_u.bias[...][None]])

@@ -119,7 +119,7 @@ class Compile(Cell):
     """Networks of Tables A11 and A12 for raw observations and a controlled residual stream of ``width``."""
 
     def __init__(self, cfg: CompileConfig, observation: int, width: int, rngs: nnx.Rngs):
-        sizes = {"history": cfg.hidden, "code": cfg.code, "rank": cfg.rank}
+        sizes = {"history": cfg.hidden, "code": cfg.code, "rank": cfg.rank, "decoder": cfg.decoder}
         super().__init__(width, **sizes, switch_hidden=cfg.hidden, hyper_hidden=cfg.hyper_hidden, rngs=rngs)
         self.cfg = cfg
         inner = cfg.encoder_width

@@ -6,7 +6,7 @@ sequence (``t0 = 0``, T = capacity), a chunk and a single step (T = 1) run throu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,19 @@ def linear(inputs: int, outputs: int, scale: float, rngs: nnx.Rngs, dtype: Any =
     """A linear layer with variance-scaling initialisation (fan-in, truncated normal)."""
     init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
     return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, dot_general=_product, rngs=rngs)
+
+
+class Mixer(Protocol):
+    """Mixes a sequence in time, inside a :class:`Block`; causal, and the same for a whole sequence, a chunk or a step.
+
+    ``model.mixer`` names one of one's own, made by ``NAME(model, rngs)`` with the section ``model``.
+    """
+
+    def init_state(self, capacity: int) -> Any:
+        """What it remembers before the first step, for sequences of at most ``capacity`` steps."""
+
+    def __call__(self, x_TD: jax.Array, state: Any, t0: Clock) -> tuple[jax.Array, Any]:
+        """[T, D] to [T, D] and the state after T steps, the first of which is at position ``t0``."""
 
 
 class MLP(nnx.Module):
@@ -238,3 +251,11 @@ def by_subgoal(e_TD: jax.Array, picked_TG: jax.Array, controllers: dict[str, jax
         return mixed(e_TD, picked_TG, controllers["u"])
     a, b = (jnp.einsum("...g,gij->...ij", picked_TG, controllers[name]) for name in ("a", "b"))
     return low_rank(e_TD, (a, b))
+
+
+def controllers(key: jax.Array, subgoals: int, rank: int, width: int) -> dict[str, jax.Array]:
+    """Ground-truth controllers that start at U = 0: random A [G, R, D], zero B [G, D, R]; of rank 0, U [G, D, D]."""
+    if rank == 0:
+        return {"u": jnp.zeros((subgoals, width, width))}
+    a = jax.random.normal(key, (subgoals, rank, width)) / width**0.5
+    return {"a": a, "b": jnp.zeros((subgoals, width, rank))}

@@ -44,7 +44,7 @@ class Metacontroller(Cell):
     """Networks of Tables A9 and A10 for a residual stream of ``width``."""
 
     def __init__(self, cfg: DiscoverConfig, width: int, rngs: nnx.Rngs):
-        sizes = {"history": cfg.history, "code": cfg.code, "rank": cfg.rank}
+        sizes = {"history": cfg.history, "code": cfg.code, "rank": cfg.rank, "decoder": cfg.decoder}
         super().__init__(width, **sizes, switch_hidden=cfg.switch_hidden, hyper_hidden=cfg.hyper_hidden, rngs=rngs)
         self.switch.down.bias[...] = jnp.full(1, cfg.switch_bias)
         self.cfg = cfg

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from internal_rl import plugins
 from internal_rl.config import ModelConfig
 from internal_rl.models.heads import Categorical, Distribution, Mixtures
 from internal_rl.models.layers import Attention, Block, Clock, Memoryless, Recurrent, linear
@@ -51,9 +52,11 @@ class SequenceModel(nnx.Module):
                 return Memoryless()
             if cfg.mixer == "recurrent":
                 return Recurrent(cfg.width, cfg.lru_width, cfg.heads, cfg.init_scale, rngs)
-            return Attention(
-                cfg.width, cfg.heads, cfg.head_width, cfg.buckets, cfg.max_distance, cfg.init_scale, rngs, dtype
-            )
+            if cfg.mixer == "attention":
+                return Attention(
+                    cfg.width, cfg.heads, cfg.head_width, cfg.buckets, cfg.max_distance, cfg.init_scale, rngs, dtype
+                )
+            return plugins.load(cfg.mixer, "model.mixer")(cfg, rngs)
 
         def block():
             return Block(mixer(), cfg.width, cfg.mlp, cfg.init_scale, rngs, dtype)
