@@ -33,7 +33,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling clean
+.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ ant-expert: $(INSTALLED)  ## Train the ant's expert at PRESET, or go on where it
 
 report: $(INSTALLED)  ## Write report.html again from what a run has left in WORKDIR
 	@$(PY) -m experiments.report $(RUN_FLAGS)
+
+replay: $(INSTALLED)  ## Write an episode of internal RL from WORKDIR as a GIF, WORKDIR/replay.gif
+	@$(PY) -m experiments.replay --workdir=$(WORKDIR) $(ARGS)
 
 figures: sweep  ## Train what the paper's figures need at PRESET (or go on), draw them all, and write their report
 	@$(PY) -m experiments.figures $(FIG_FLAGS)
