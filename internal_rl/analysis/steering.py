@@ -18,7 +18,7 @@ def true_subgoal_control(controllers: dict[str, jax.Array], subgoal_length: int)
     """``control(state, e_TD)`` that applies the controller of the state's true subgoal (Eq. 1).
 
     Args:
-      controllers: as in :func:`layers.by_subgoal`.
+      controllers: as in ``layers.by_subgoal``.
       subgoal_length: colours per subgoal.
     """
     groups = jax.tree.leaves(controllers)[0].shape[0]
@@ -31,7 +31,7 @@ def true_subgoal_control(controllers: dict[str, jax.Array], subgoal_length: int)
 
 
 def measure(play: Callable[[jax.Array], Episode], key: jax.Array, episodes: int, batch: int = 1024) -> Metrics:
-    """Mean of :func:`summary` over at least ``episodes`` fresh episodes, run ``batch`` at a time."""
+    """Mean of ``summary`` over at least ``episodes`` fresh episodes, run ``batch`` at a time."""
     batch = min(batch, episodes)
 
     def one(key: jax.Array) -> Any:
