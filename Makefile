@@ -26,6 +26,7 @@ FIG_FLAGS = --config=configs/$(WORLD).py:$(PRESET) --workdir=$(FIGDIR) $(ARGS)
 ifndef PY
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
+DOCS := .venv/.docs
 endif
 
 # Compiled programs are kept between runs, so a restart skips most of the compile time; every experiment trims them to
@@ -33,7 +34,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling clean
+.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling docs links clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,10 @@ install: $(INSTALLED)  ## Create .venv and install the package with its developm
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+.venv/.docs: .venv/.installed
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 reproduce: $(INSTALLED)  ## Run the whole gridworld pipeline at PRESET, or go on where it stopped
 	@echo "==> gridworld at preset $(PRESET), in $(WORKDIR) (stop at any time; the same command goes on)"
 	@$(PY) -m experiments.reproduce $(RUN_FLAGS)
@@ -64,6 +69,9 @@ ant-expert: $(INSTALLED)  ## Train the ant's expert at PRESET, or go on where it
 
 report: $(INSTALLED)  ## Write report.html again from what a run has left in WORKDIR
 	@$(PY) -m experiments.report $(RUN_FLAGS)
+
+replay: $(INSTALLED)  ## Write an episode of internal RL from WORKDIR as a GIF, WORKDIR/replay.gif
+	@$(PY) -m experiments.replay --workdir=$(WORKDIR) $(ARGS)
 
 figures: sweep  ## Train what the paper's figures need at PRESET (or go on), draw them all, and write their report
 	@$(PY) -m experiments.figures $(FIG_FLAGS)
@@ -107,6 +115,13 @@ bench: $(INSTALLED)  ## Measure throughput on one core; writes results/bench.jso
 scaling: $(INSTALLED)  ## Derive what scales over how many devices; writes the tables of docs/scaling.md
 	@$(PY) -m benchmarks.scaling --write $(ARGS)
 
+docs: $(DOCS)  ## Build the site into site/; a warning or a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+	@echo "docs: site/index.html"
+
+links: $(INSTALLED)  ## Ask for every page elsewhere that README and docs/ link to (needs the network)
+	@$(PY) tests/links.py
+
 clean:  ## Remove .venv and every cache; runs/ stays
-	rm -rf .venv .cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv .cache site .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

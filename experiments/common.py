@@ -206,7 +206,7 @@ def claim(workdir: Path, config: c.Config) -> None:
         if not path.exists() and started:
             raise c.ConfigError(f"{workdir} holds {min(started)} but no config.json; choose another --workdir.")
         if path.exists():
-            _check_same(_read_object(path), wanted, started, workdir)
+            _check_same(read_object(path), wanted, started, workdir)
         write_json(path, wanted)
 
 
@@ -222,7 +222,7 @@ def check_parent(parent: Path, config: c.Config, stages: Sequence[str]) -> None:
     taken = {stage for stage in stages if (parent / stage).exists()}
     if not taken:
         raise c.ConfigError(f"--parent={parent} has none of the stages {', '.join(stages)}; run one there first.")
-    stored, wanted = _read_object(parent / "config.json"), json.loads(json.dumps(c.to_dict(config)))
+    stored, wanted = read_object(parent / "config.json"), json.loads(json.dumps(c.to_dict(config)))
     made, trained = taken & set(EXPERT_FOLDERS), taken - set(EXPERT_FOLDERS)
     free = {"preset", "snapshot", "env.post_tasks"} | ({"seed"} if not made else set())
     free |= {"model"} if not trained else {"model.layer"} if trained == {"pretrain"} else set()
@@ -408,9 +408,16 @@ def _root_config_error(error: BaseException) -> c.ConfigError:
     return c.ConfigError(text.splitlines()[0] if text else type(error).__name__)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      ConfigError: if there is no such file or it holds something else.
+    """
     try:
         stored = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise c.ConfigError(f"{path} does not exist; expected the configuration of a run.") from error
     except ValueError:
         stored = None
     if not isinstance(stored, dict):

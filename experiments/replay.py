@@ -1,17 +1,25 @@
-"""Episodes of internal RL as animations: the grid, or a body with physics from above and, where it works, rendered."""
+"""Episodes of internal RL as animations: the grid, or a body with physics from above and, where it works, rendered.
+
+  python -m experiments.replay --workdir=runs/gridworld-tiny [--output=FILE.gif]
+
+Shows one episode of a run in which internal RL is done; by default in WORKDIR/replay.gif. Nothing is trained here.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import common
-from internal_rl import build, config
+from experiments import common, discover, reinforce
+from internal_rl import build, checkpoints, config
 from internal_rl.envs import render
 from internal_rl.learning.rollout import Actor, code_actor
 from internal_rl.page import Card
@@ -22,6 +30,23 @@ FRAMES = 120
 """Most frames of an animation; longer episodes are shown in larger steps."""
 Draw = Callable[[Any, int, list[int], render.Caption], np.ndarray]
 """``(states [T + 1, ...], t, visited colours, caption) -> image``."""
+
+
+def median_learner(cfg: config.Config, workdir: Path) -> tuple[tuple[Any, Any, Any], str]:
+    """Policy, metacontroller and base model of the row with the median success at the end, and which one that is."""
+    base, controller, _ = discover.load(cfg, workdir)
+    abstract = jax.eval_shape(lambda: reinforce.initial(cfg))
+    state, _ = checkpoints.load_final(workdir, "reinforce", abstract, cfg.reinforce.steps)
+    summary = json.loads((workdir / "reinforce" / "summary.json").read_text(encoding="utf-8"))
+    last = summary["result"]["after"]["success"]
+    row = int(np.argsort(last)[len(last) // 2])
+
+    def of_row(tree):
+        rows = jax.tree.leaves(tree)[0].shape[0]
+        return jax.tree.map(lambda x: x[row % rows], tree)
+
+    picked = (of_row(state.params), of_row(controller), of_row(base))
+    return picked, f"policy {row} of {len(last)}, the median, which solves {last[row]:.2f} of new layouts"
 
 
 def play(cfg: config.Config, policy: Any, controller: Any, base: Any, keys: jax.Array) -> dict[str, Any]:
@@ -59,7 +84,8 @@ def images(episode: dict[str, Any], solved: bool, draw: Draw) -> Iterator[np.nda
     """The frames of an episode, the last of which says how it ended."""
     state = episode["state"]
     length = int(np.sum(~state.done))
-    goals = [int(colour) for colour in state.sequence[0] if colour >= 0]
+    sequence = getattr(state, "sequence", [[]])[0]  # an environment of one's own may have no such thing
+    goals = [int(colour) for colour in sequence if colour >= 0]
     stride = -(-length // FRAMES)
     for t in [*range(0, length, stride), length]:
         end, progress = t == length, int(state.progress[t])
@@ -118,34 +144,82 @@ def rendered(cfg: config.Config, episode: dict[str, Any], solved: bool) -> bytes
         return None
 
 
-def pictures(cfg: config.Config, episode: dict[str, Any], text: str) -> list[Card]:
-    """An episode as an environment of one's own pictures it, if it does."""
+def pictured(cfg: config.Config) -> Draw:
+    """An environment of one's own, as it pictures itself.
+
+    Raises:
+      ConfigError: if it does not.
+    """
     env = build.post_env(cfg)
     if not hasattr(env, "picture"):
-        return []
-    state = episode["state"]
-    length = int(np.sum(~state.done))
-    drawn = [env.picture(jax.tree.map(lambda x, t=t: x[t], state)) for t in range(length + 1)]
-    return [Card("An episode of internal RL", text, render.gif(drawn, fps=3))]
+        raise config.ConfigError(f"env.body is {cfg.env.body!r}, which has no picture; expected picture(state).")
+    return lambda state, t, visited, caption: env.picture(jax.tree.map(lambda x: x[t], state))
+
+
+def episode_of(cfg: config.Config, policy: Any, controller: Any, base: Any) -> tuple[dict[str, Any], bool, str]:
+    """An episode to show, whether it is solved, and how it was chosen."""
+    keys = jax.random.split(common.stage_key(cfg, "animation"), CANDIDATES)
+    episode, solved = chosen(play(cfg, policy, controller, base, keys))
+    if solved:
+        return episode, solved, f"The shortest solved episode among {CANDIDATES} layouts"
+    return episode, solved, f"None of {CANDIDATES} layouts was solved; shown is the furthest"
+
+
+def animated(cfg: config.Config, episode: dict[str, Any], solved: bool) -> bytes:
+    """The episode as a GIF, seen from above."""
+    draw = on_grid if cfg.env.grid else from_above if cfg.env.physics else pictured
+    return render.gif(list(images(episode, solved, draw(cfg))), fps=10 if cfg.env.physics else 3)
 
 
 def cards(cfg: config.Config, policy: Any, controller: Any, base: Any) -> list[Card]:
     """An episode of internal RL as cards of the report."""
-    keys = jax.random.split(common.stage_key(cfg, "animation"), CANDIDATES)
-    episode, solved = chosen(play(cfg, policy, controller, base, keys))
-    note = (
-        f"The shortest solved episode among {CANDIDATES} layouts"
-        if solved
-        else f"None of {CANDIDATES} layouts was solved; shown is the furthest"
-    )
-    text = (
-        f"{note}, played by the median seed. Bars: the code z; the strip marks the steps at which the switch fired and "
-        "the policy chose a new one."
-    )
-    if not cfg.env.grid and not cfg.env.physics:
-        return pictures(cfg, episode, f"{note}, played by the median seed.")
-    drawn = images(episode, solved, (on_grid if cfg.env.grid else from_above)(cfg))
-    shown = [Card("An episode of internal RL", text, render.gif(list(drawn), fps=3 if cfg.env.grid else 10))]
+    episode, solved, note = episode_of(cfg, policy, controller, base)
+    text = f"{note}, played by the median seed."
+    if cfg.env.grid or cfg.env.physics:
+        text += " Bars: the code z; the strip marks the steps at which the switch fired and the policy chose a new one."
+    if not cfg.env.grid and not cfg.env.physics and not hasattr(build.post_env(cfg), "picture"):
+        return []
+    shown = [Card("An episode of internal RL", text, animated(cfg, episode, solved))]
     if cfg.env.physics and (clip := rendered(cfg, episode, solved)):
         shown.append(Card("The same episode, rendered", "By MuJoCo; coloured cells and walls are rules.", clip))
     return shown
+
+
+def write(workdir: Path, output: Path) -> str:
+    """Writes the GIF of a run and says what it shows.
+
+    Raises:
+      ConfigError: if the folder holds no finished internal RL, or the file cannot be written.
+      CheckpointError: if a stage is unfinished or unreadable.
+    """
+    if not (workdir / "reinforce" / "summary.json").exists():
+        raise config.ConfigError(f"--workdir is {workdir}; expected the folder of a run with internal RL done.")
+    cfg = config.from_dict(common.read_object(workdir / "config.json"))
+    picked, which = median_learner(cfg, workdir)
+    episode, solved, note = episode_of(cfg, *picked)
+    try:
+        output.write_bytes(animated(cfg, episode, solved))
+    except OSError as error:
+        raise config.ConfigError(f"--output={output} cannot be written: {error.strerror or error}.") from error
+    made = checkpoints.stage_checkpoints(workdir, "reinforce").metadata(cfg.reinforce.steps)["provenance"]
+    return (
+        f"{note}, by {which}. Preset {cfg.preset}, seed {cfg.seed}, trained at revision {made['git'][:7]}, "
+        f"drawn at {checkpoints.git_revision()[:7]}."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="the folder of the run; nothing in it is changed")
+    parser.add_argument("--output", type=Path, help="the file to write (WORKDIR/replay.gif)")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv[1:])
+    with common.one_sentence():
+        output = options.output or options.workdir / "replay.gif"
+        common.enable_compilation_cache()
+        print(write(options.workdir, output))
+        print(f"replay: {output}")
+
+
+if __name__ == "__main__":
+    main()

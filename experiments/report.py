@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import common, discover, expert_data, figure, reinforce, replay
+from experiments import common, discover, expert_data, figure, replay
 from internal_rl import build, checkpoints, config, plots
 from internal_rl import report as page
 from internal_rl.learning import journal
@@ -44,21 +44,6 @@ def curves(cfg: config.Config, workdir: Path) -> dict[str, dict[str, Any]]:
     return result
 
 
-def median_learner(cfg: config.Config, workdir: Path) -> tuple[Any, Any, Any]:
-    """Policy, metacontroller and base model of the seed with the median success at the end."""
-    base, controller, _ = discover.load(cfg, workdir)
-    abstract = jax.eval_shape(lambda: reinforce.initial(cfg))
-    state, _ = checkpoints.load_final(workdir, "reinforce", abstract, cfg.reinforce.steps)
-    last = json.loads((workdir / "reinforce" / "summary.json").read_text(encoding="utf-8"))["result"]["after"][
-        "success"
-    ]
-    seed = int(np.argsort(last)[len(last) // 2])
-    return tuple(
-        jax.tree.map(lambda x: x[seed % jax.tree.leaves(tree)[0].shape[0]], tree)  # noqa: B023
-        for tree in (state.params, controller, base)
-    )
-
-
 def references(results: dict[str, Any]) -> dict[str, float]:
     """What losses are compared with."""
     if "bayes_nll" in results:
@@ -68,7 +53,7 @@ def references(results: dict[str, Any]) -> dict[str, float]:
 
 def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple[list[page.Card], list[page.Card]]:
     """The report's animations and figures."""
-    picked = median_learner(cfg, workdir)
+    picked, _ = replay.median_learner(cfg, workdir)
     names = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if build.subgoals(cfg) <= 26 else None
     discovered = figure.stamp(
         cfg, f"{cfg.discover.seeds} metacontrollers", f"{cfg.discover.steps:,} updates x {cfg.discover.batch}"

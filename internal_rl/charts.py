@@ -127,7 +127,7 @@ def svg(figure: Figure) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One pair of axes of :func:`lines`.
+    """One pair of axes of ``lines``.
 
     ``curves`` maps a name to ``(x [N], values [N][S])``: median and quartiles over the S numbers of a point. ``levels``
     maps a name to a height drawn dashed. ``log_x`` and ``log_y`` take logarithmic axes; x may hold strings, evenly
@@ -217,8 +217,7 @@ def points(
 
     Args:
       groups: name -> ``x`` [N], ``y`` [N], ``marked`` bool [N], ``label`` [N] (points of one label share a median,
-      and these are
-        joined).
+        and these are joined).
       xlabel: of the axis.
       ylabel: of the axis.
       title: of the axes.

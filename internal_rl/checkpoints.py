@@ -42,7 +42,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: Collection[int] = ()):
-        """Names the folder; nothing is created before the first :meth:`save`. Steps in ``keep`` are never dropped."""
+        """Names the folder; nothing is created before the first ``save``. Steps in ``keep`` are never dropped."""
         self.directory = Path(directory).absolute()
         self._keep = frozenset(keep)
         self._unsound: list[int] = []
@@ -94,7 +94,7 @@ class Checkpoints:
         """Reads the newest sound step; None if there are no steps.
 
         Falls back to the next older step with one warning line on stderr. Nothing on disk changes here; the steps
-        passed over are renamed to ``<step>.unsound`` by the next :meth:`save`.
+        passed over are renamed to ``<step>.unsound`` by the next ``save``.
 
         Args:
           abstract_state: pytree of ``jax.ShapeDtypeStruct``; without sharding, a leaf goes to this process's first
@@ -126,7 +126,7 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads one step, ``(state, metadata)``; arguments as in :meth:`restore_latest`.
+        """Reads one step, ``(state, metadata)``; arguments as in ``restore_latest``.
 
         Raises:
           CheckpointError: if the step is absent or unreadable.
@@ -191,7 +191,7 @@ def load_final(workdir: str | os.PathLike[str], stage: str, abstract_state: Any,
 
 
 def load_snapshot(workdir: str | os.PathLike[str], stage: str, abstract_state: Any, step: int) -> tuple[Any, str]:
-    """Reads a stage as it was after ``step`` updates; else as :func:`load_final`."""
+    """Reads a stage as it was after ``step`` updates; else as ``load_final``."""
     state, metadata = stage_checkpoints(workdir, stage).restore(step, abstract_state)
     return state, metadata["digest"]
 

@@ -342,7 +342,7 @@ class Config:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Builds and validates a :class:`Config` from nested plain values.
+    """Builds and validates a ``Config`` from nested plain values.
 
     Raises:
       ConfigError: for an unknown, missing or ill-typed field or a value out of range.

@@ -113,7 +113,7 @@ class Packer:
             self._parts["target"].append(np.append(batch.target[i, :length], batch.target[i, length - 1]))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a :class:`Dataset`."""
+        """The arrays of a ``Dataset``."""
         packed = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         packed["target"] = packed["target"].astype(np.int32)
         return packed | {"start": np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int32)}
@@ -124,8 +124,8 @@ def write(folder: Path, arrays: dict[str, np.ndarray], made_by: dict[str, Any]) 
 
     Args:
       folder: must not exist.
-      arrays: by name, see :class:`Dataset`.
-      made_by: what :func:`load` will ask for, and anything else worth knowing; JSON.
+      arrays: by name, see ``Dataset``.
+      made_by: what ``load`` will ask for, and anything else worth knowing; JSON.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -149,7 +149,7 @@ def load(folder: Path, horizon: int, subgoal_length: int, expected: dict[str, An
     """The data set in ``folder``, on the device, and the digest of its manifest.
 
     Args:
-      folder: written by :func:`write`.
+      folder: written by ``write``.
       horizon: T, steps of a sequence.
       subgoal_length: colours per subgoal.
       expected: entries of ``made_by`` that must be as given.

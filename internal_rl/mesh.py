@@ -1,7 +1,7 @@
 """Where arrays lie: a (seeds, batch) mesh of devices, and how many processes share it.
 
 Seeds need no communication, so they are spread first; what devices are left share each batch. A pure function says
-:func:`over_batch` of what has a batch axis and is otherwise written for one device.
+``over_batch`` of what has a batch axis and is otherwise written for one device.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def local(tree: Any) -> Any:
 
 
 def whole(leaf: jax.Array) -> jax.Array:
-    """A leaf that this process can read, also where parts of it lie with others; all of them must ask."""
+    """A leaf [...] that this process can read, also where parts of it lie with others; all of them must ask."""
     if leaf.is_fully_addressable:
         return leaf
     if not _is_key(leaf):

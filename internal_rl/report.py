@@ -52,7 +52,7 @@ def write(
 
     Args:
       path: the file to write; its folder is made if needed.
-      results: as in ``results.json``, see :func:`rows`.
+      results: as in ``results.json``, see ``rows``.
       figures: cards with figures.
       animations: cards with animations, shown first.
       provenance: name -> text, number or mapping; ``config`` is shown folded, as JSON.

@@ -14,7 +14,7 @@ from configs import gridworld
 from examples import config as examples
 from examples.gru import GRU
 from examples.key_door import KeyDoor
-from experiments import compile, pretrain, probe, reproduce
+from experiments import compile, pretrain, probe, replay, reproduce
 from internal_rl import build, data
 from internal_rl import config as c
 from internal_rl.envs import core
@@ -118,6 +118,29 @@ def test_internal_rl_acts_in_an_environment_of_ones_own():
     env = build.latent_env(cfg, base, controller).replace(gate=hard_gate(0.0))
     state = env.step(env.reset(KEY), jnp.zeros(cfg.discover.code))
     assert int(state.inner.t) == 1 and state.residual.shape == (cfg.model.width,)
+
+
+class Pictured(KeyDoor):
+    def picture(self, state):
+        return np.full((4, 4, 3), 10 * int(state.t), np.uint8)
+
+
+def test_an_episode_is_shown_as_the_environment_pictures_it():
+    cfg = example("key_door,smoke")
+    assert replay_of(cfg).startswith("env.body is 'examples.key_door:KeyDoor', which has no picture")
+    cfg = dataclasses.replace(cfg, env=dataclasses.replace(cfg.env, body=f"{__name__}:Pictured"))
+    frames = [frame[0, 0, 0] for frame in replay_of(cfg)]
+    assert frames[0] == 0 and frames[-1] == 10 * (len(frames) - 1) > 0
+
+
+def replay_of(cfg):
+    """The frames of an episode of an untrained policy, or why there are none."""
+    parts = [make(cfg)[1](KEY) for make in (build.policy, build.metacontroller, build.base_model)]
+    try:
+        draw = replay.pictured(cfg)
+    except c.ConfigError as error:
+        return str(error)
+    return list(replay.images(*replay.episode_of(cfg, *parts)[:2], draw))
 
 
 REFUSED = [

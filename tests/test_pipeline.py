@@ -9,7 +9,7 @@ import pytest
 import small_world
 
 from configs import gridworld
-from experiments import control, discover, expert_data, pretrain, reproduce
+from experiments import common, control, discover, expert_data, pretrain, replay, reproduce
 from internal_rl import build
 from internal_rl import config as c
 from internal_rl.learning import journal, loop
@@ -40,6 +40,15 @@ def test_report_is_one_file_with_every_figure(finished):
     page = (finished / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and page.count("data:image/gif;base64,") == 1
     assert "src='http" not in page and 'src="http' not in page
+
+
+def test_an_episode_of_a_finished_run_becomes_a_gif(finished, tmp_path):
+    common.write_json(finished / "config.json", c.to_dict(gridworld.smoke()))
+    said = replay.write(finished, tmp_path / "one.gif")
+    assert (tmp_path / "one.gif").read_bytes().startswith(b"GIF89a")
+    assert "Preset smoke, seed 0, trained at revision" in said and "of 2, the median" in said
+    with pytest.raises(c.ConfigError, match="--output=.* cannot be written"):
+        replay.write(finished, tmp_path / "absent" / "one.gif")
 
 
 def test_second_run_trains_and_draws_nothing(finished, monkeypatch):

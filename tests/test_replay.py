@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pytest
 
 from experiments import replay
 
@@ -49,3 +50,12 @@ def test_long_episodes_are_shown_in_larger_steps_and_lose_no_switch():
     assert [t for t, _ in seen][:3] == [0, 3, 6] and seen[-1][0] == 290
     assert [t for t, caption in seen if caption.switched] == [99]
     assert seen[-1][1].note == "solved" and seen[-1][1].target is None and seen[0][1].target == 2
+
+
+def test_a_folder_without_internal_rl_is_refused_in_one_sentence(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        replay.main(["replay", f"--workdir={tmp_path}"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1
+    assert str(tmp_path) in said and "expected the folder of a run with internal RL done" in said
+    assert not list(tmp_path.iterdir())

@@ -27,7 +27,7 @@ def hard_switches(beta_T: jax.Array, alive_T: jax.Array) -> jax.Array:
 
 
 def matches(switch_T: jax.Array, change_T: jax.Array, tolerance: int) -> jax.Array:
-    """Number of switches matched one to one with changes at most ``tolerance`` steps away.
+    """Number of switches, int32, matched one to one with changes at most ``tolerance`` steps away.
 
     Every switch serves one change only: otherwise switching at every step would look perfectly aligned. Taking the
     earliest unused switch for each change in turn is optimal, since all windows have the same width.

@@ -68,7 +68,7 @@ def scheduled(env: LatentEnv, decisions: int, steps: int) -> LatentEnv:
 
 
 def play(env: LatentEnv, policy_def: nnx.GraphDef, params: Any, key: jax.Array) -> Transcript:
-    """The episode that :func:`~internal_rl.learning.rollout.rollout` gives for ``key``, and its raw actions."""
+    """The episode that ``internal_rl.learning.rollout.rollout`` gives for ``key``, and its raw actions."""
     reset_key, key = jax.random.split(key)
     actor = code_actor(env, policy_def, params)
 
@@ -124,7 +124,7 @@ def estimators(env: LatentEnv, policy_def: nnx.GraphDef) -> dict[str, LogProb]:
 
 
 def estimate(log_prob: LogProb, params: Any, episode: Any, advantage: jax.Array) -> Any:
-    """One episode's estimate of the gradient of the expected return, a tree like ``params``."""
+    """One episode's estimate of the gradient of the expected return, a tree like ``params``, of a scalar advantage."""
     return jax.grad(lambda params: advantage * jnp.sum(log_prob(params, episode)))(params)
 
 

@@ -59,7 +59,7 @@ class Visits:
 
 
 def collect(env: LatentEnv, key: jax.Array) -> Visits:
-    """One episode with codes from N(0, I), to the colour that ends it; ``env`` is over :func:`leg_tasks`."""
+    """One episode with codes from N(0, I), to the colour that ends it; ``env`` is over ``leg_tasks``."""
     reset_key, key = jax.random.split(key)
     size = env.reset(reset_key).carry.code.shape[0]
 
@@ -92,7 +92,7 @@ def inject(
     """Follows the expert through all but the task's last colour, then the base model under one constant controller.
 
     Args:
-      env: over :func:`leg_tasks`.
+      env: over ``leg_tasks``.
       leader: the expert.
       model_def: definition of the base model.
       base: its parameters.

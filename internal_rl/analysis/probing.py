@@ -28,11 +28,11 @@ def standardiser(e_LBTD: jax.Array, alive_BT: jax.Array) -> Params:
 
 
 def logits(params: Params, scale: Params, e_LBTD: jax.Array) -> jax.Array:
-    """The probes' logits [layers, B, T, G]."""
+    """The probes' logits, float32 [layers, B, T, G]."""
     x = (e_LBTD - scale["mean"][:, None, None]) / scale["std"][:, None, None]
     return jnp.einsum("lbtd,ldg->lbtg", x, params["w"]) + params["b"][:, None, None]
 
 
 def accuracy(logits_BTG: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> jax.Array:
-    """Share of the steps alive at which the largest logit (or probability) is the true subgoal's."""
+    """Share, a scalar, of the steps alive at which the largest logit (or probability) is the true subgoal's."""
     return masked_mean((jnp.argmax(logits_BTG, axis=-1) == subgoal_BT).astype(jnp.float32), alive_BT)

@@ -50,7 +50,7 @@ def fit(e_BTD: jax.Array, alive_BT: jax.Array, features: int) -> SlowFeatures:
 
 
 def ahead(x_BTN: jax.Array, alive_BT: jax.Array, leads: tuple[int, ...]) -> jax.Array:
-    """The mean of each sequence at ``t + lead`` over the leads, its last step that is not padding beyond the end."""
+    """The mean of each sequence at ``t + lead`` over the leads, [B, T, N]; beyond its end its last step alive."""
     steps = x_BTN.shape[1]
     last_B1 = jnp.maximum(jnp.sum(alive_BT, axis=1, keepdims=True) - 1, 0)
 

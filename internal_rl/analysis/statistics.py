@@ -45,7 +45,7 @@ def best_median(final_by_choice: np.ndarray) -> int:
     """Table A13's rule: of the scanned learning rates, the one with the best median over all models is reported.
 
     Args:
-      final_by_choice: [choices, S], the final success of every row under every choice.
+      final_by_choice: float [choices, S], the final success of every row under every choice.
 
     Returns:
       The index of the choice; the best mean decides between equal medians (many medians are 0), then the first.

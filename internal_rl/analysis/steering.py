@@ -32,7 +32,7 @@ def true_subgoal_control(
 
 
 def measure(play: Callable[[jax.Array], Episode], key: jax.Array, episodes: int, batch: int = 1024) -> Metrics:
-    """Mean of :func:`summary` over at least ``episodes`` fresh episodes, run ``batch`` at a time."""
+    """Mean of ``summary`` over at least ``episodes`` fresh episodes, run ``batch`` at a time."""
     batch = min(batch, episodes)
 
     def one(key: jax.Array) -> Any:

@@ -79,10 +79,13 @@ class State:
     sequence: jax.Array
     """int32 [M], the task's colours, padded with -1. Hidden from observations."""
     progress: jax.Array
+    """int32, colours visited in order."""
     t: jax.Array
     """int32, steps taken."""
     reward: jax.Array
+    """float32, of the step that led here."""
     done: jax.Array
+    """bool, whether the episode is over."""
     broken: jax.Array
     """bool, whether the episode ended because the physics ceased to be finite."""
 
@@ -108,7 +111,7 @@ class Ant:
     substeps: int = struct.field(pytree_node=False, default=2)
     moves: int = struct.field(pytree_node=False, default=4)
     observation: str = struct.field(pytree_node=False, default="absolute")
-    """What a model's embedding is given, see :meth:`encode`: ``absolute`` as in the paper, or ``egocentric``."""
+    """What a model's embedding is given, see ``encode``: ``absolute`` as in the paper, or ``egocentric``."""
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -192,7 +195,7 @@ class Ant:
         return jnp.where(inside, (self.size - 1 - up) * self.size + column, -1)
 
     def physics(self, qpos: jax.Array, qvel: jax.Array, warmstart: jax.Array, action: jax.Array) -> Sequence[jax.Array]:
-        """The three after ``substeps`` physics steps under a clipped action."""
+        """The first three, [nq], [nv] and [nv], after ``substeps`` physics steps under a clipped action, [A]."""
         model, data = _device_model(self.body.name, self.timestep)
         data = data.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=jnp.clip(action, -1.0, 1.0))
         with jax.default_matmul_precision("highest"):
@@ -201,7 +204,7 @@ class Ant:
         return data.qpos, data.qvel, data.qacc_warmstart
 
     def step(self, state: State, action: jax.Array) -> State:
-        """Moves the body and applies the task's rule; the identity with reward 0 once done."""
+        """Moves the body by an action, [A] in ±1, and applies the task's rule; the identity with reward 0 once done."""
         before = (state.qpos, state.qvel, state.warmstart)
         after = self.physics(*before, action)
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in after]))
@@ -309,7 +312,7 @@ class Ant:
         return jnp.floor((obs_TO[:, self._bodily : self._bodily + 2] + 1) * self.size / 2).astype(jnp.int32)
 
     def acts(self, state: State) -> jax.Array:
-        """Every action is used."""
+        """bool: every action is used."""
         return jnp.ones_like(state.done)
 
 
@@ -318,7 +321,7 @@ def _symlog(x: jax.Array) -> jax.Array:
 
 
 def direction(angle: jax.Array) -> jax.Array:
-    """The unit vector [2] at an angle from +x, rad."""
+    """The unit vector [2] at an angle from +x, a scalar in rad."""
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 

@@ -58,7 +58,7 @@ class Renderer:
         self._gl.free()
 
     def place(self, qpos: np.ndarray) -> None:
-        """Puts the body into the scene."""
+        """Puts the body into the scene, with coordinates [nq]."""
         data = mujoco.MjData(self._model)
         data.qpos[:] = qpos
         mujoco.mj_forward(self._model, data)
@@ -82,7 +82,7 @@ def frame(
     qpos: np.ndarray,
     caption: render.Caption | None = None,
 ) -> np.ndarray:
-    """The scene from the south, uint8 [H, W, 3], with the strip of :func:`internal_rl.envs.render.frame` under it."""
+    """The scene from the south, uint8 [H, W, 3], with the strip of ``internal_rl.envs.render.frame`` under it."""
     view.place(qpos)
     for cell, centre in enumerate(np.asarray(env.centre(np.arange(env.cells)))):
         walls, colours = np.flatnonzero(wall_cells == cell), np.flatnonzero(colour_cells == cell)

@@ -28,10 +28,10 @@ class Env(Protocol):
         """Samples an initial state."""
 
     def step(self, state: Any, action: jax.Array) -> Any:
-        """Advances one step; the identity with reward 0 once ``state.done``."""
+        """Advances one step by an action [...]; the identity with reward 0 once ``state.done``."""
 
     def observe(self, state: Any) -> jax.Array:
-        """The observation of a state, computed only where it is used."""
+        """The observation of a state, [...], computed only where it is used."""
 
     def acts(self, state: Any) -> jax.Array:
         """bool; whether the next ``step`` uses the action it is given (always, but for the latent environment)."""
@@ -62,7 +62,7 @@ class Demonstrated(Env, Protocol):
         """Samples an initial state of a random task, or of that row of the table."""
 
     def acts(self, state: Any) -> jax.Array:
-        """Every action is used."""
+        """bool; every action is used."""
         return jnp.ones_like(state.done)
 
     def following(self, state: Any) -> jax.Array:

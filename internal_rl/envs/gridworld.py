@@ -41,10 +41,13 @@ class State:
     sequence: jax.Array
     """int32 [M], the task's colours, padded with -1. Hidden from observations."""
     progress: jax.Array
+    """int32, colours visited in order."""
     t: jax.Array
     """int32, steps taken."""
     reward: jax.Array
+    """float32, of the step that led here."""
     done: jax.Array
+    """bool, whether the episode is over."""
 
 
 @struct.dataclass
@@ -101,16 +104,16 @@ class Gridworld:
         )
 
     def moved(self, state: State, action: jax.Array) -> jax.Array:
-        """The cell the agent is on after ``action``; moves into a wall or off the grid are no-ops."""
+        """The cell, int32, the agent is on after ``action``, int32; moves into a wall or off the grid are no-ops."""
         cell = neighbour(self.size, state.agent, action, self.moves)
         return jnp.where(jnp.any(state.walls == cell), state.agent, cell)
 
     def visited(self, state: State, cell: jax.Array) -> jax.Array:
-        """The colour visited by moving from ``state.agent`` to ``cell``, -1 for none (bumping is no visit)."""
+        """The colour, int32, visited by moving from ``state.agent`` to ``cell``, -1 for none (bumping is no visit)."""
         return pinpad.entered(state.colours, state.agent, cell)
 
     def step(self, state: State, action: jax.Array) -> State:
-        """Moves the agent and applies the task's rule; the identity with reward 0 once done."""
+        """Moves the agent by an action, int32, and applies the task's rule; the identity with reward 0 once done."""
         cell = self.moved(state, action)
         progress, success, failure = pinpad.visit(state.sequence, state.progress, self.visited(state, cell))
         t = state.t + 1
@@ -137,7 +140,7 @@ class Gridworld:
         return jnp.concatenate([others.ravel(), own])
 
     def acts(self, state: State) -> jax.Array:
-        """Every action is used."""
+        """bool: every action is used."""
         return jnp.ones_like(state.done)
 
 

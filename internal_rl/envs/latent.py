@@ -34,13 +34,15 @@ class LatentState:
     clock: jax.Array
     """int32, position in the caches; it never stops, so it stays one shared scalar under ``vmap``."""
     key: jax.Array
-    """Key of the base model's action sampling."""
+    """Key, a scalar, of the base model's action sampling."""
     reward: jax.Array
+    """float32, of the raw step that led here."""
     done: jax.Array
+    """bool, whether the episode is over."""
 
     @property
     def progress(self) -> jax.Array:
-        """Subgoals reached in the original environment."""
+        """Subgoals reached in the original environment, int32."""
         return self.inner.progress
 
 
@@ -48,7 +50,7 @@ class LatentState:
 class LatentEnv:
     """One raw step per ``step``; the code given is used where ``acts`` and ignored (the old one held) elsewhere.
 
-    Algorithm 2 loops until the next switch; :func:`abstract_step` is that loop. Stepping in raw time instead keeps
+    Algorithm 2 loops until the next switch; ``abstract_step`` is that loop. Stepping in raw time instead keeps
     all episodes of a batch at one clock, and no episode waits for another's longer code.
     """
 
@@ -81,11 +83,11 @@ class LatentEnv:
         )  # fmt: skip
 
     def step(self, state: LatentState, code: jax.Array) -> LatentState:
-        """Takes or holds the code, samples a raw action under ``U = f_hyp(z)``, steps, reads the next residual."""
+        """Takes or holds the code, [n_z], samples a raw action under ``U = f_hyp(z)``, steps, reads the residual."""
         return self.transition(state, code)[0]
 
     def transition(self, state: LatentState, code: jax.Array) -> tuple[LatentState, jax.Array]:
-        """:meth:`step`, and the raw action it sampled."""
+        """``step`` with a code [n_z], and the raw action it sampled, [...]."""
         model, controller = nnx.merge(self.base_def, self.base), nnx.merge(self.controller_def, self.controller)
         key, action_key = jax.random.split(state.key)
         beta = state.switch.astype(jnp.float32)
@@ -107,12 +109,12 @@ class LatentEnv:
         return state.residual
 
     def acts(self, state: LatentState) -> jax.Array:
-        """Whether the switch fires."""
+        """bool, whether the switch fires."""
         return state.switch
 
 
 def abstract_step(env: LatentEnv, state: LatentState, code: jax.Array) -> tuple[LatentState, jax.Array]:
-    """Algorithm 2: holds ``code`` until the switch fires again or the episode ends.
+    """Algorithm 2: holds ``code``, [n_z], until the switch fires again or the episode ends.
 
     Returns:
       The state at the next decision and the reward accumulated on the way.

@@ -211,13 +211,13 @@ class Pen:
         self.draw.rounded_rectangle((x - r, y - r, x + r, y + r), self.cell * 0.14, fill, line, int(self.cell * 0.05))
 
     def cells(self, wall_cells: np.ndarray) -> None:
-        """All cells, the walls among them darker."""
+        """All cells, the walls among them, int [W], darker."""
         walls = {int(cell) for cell in wall_cells}
         for cell in range(self.size**2):
             self.tile(cell, _WALL if cell in walls else _CELL)
 
     def colours(self, colour_cells: np.ndarray, visited: Sequence[int], agent_cell: int, target: int | None) -> None:
-        """The coloured cells with their numbers; a tick on those visited, a frame around the target."""
+        """The coloured cells, int [O], with their numbers; a tick on those visited, a frame around the target."""
         for c, cell in enumerate(colour_cells):
             fill = PALETTE[c % len(PALETTE)]
             self.tile(cell, fill, outline=c == target)
@@ -284,7 +284,7 @@ class Pen:
             self.label(right, y + self.cell * 0.18, caption.note, 0.24, _INK, "rm")
 
     def code(self, code: np.ndarray, side: int, y: float, switched: bool) -> None:
-        """Bars about a zero line; they turn to the switch's colour at the step that writes the code."""
+        """The code [Z] as bars about a zero line; they turn to the switch's colour at the step that writes the code."""
         left, right = self.margin + self.cell * 1.35, side - self.margin - self.cell * 1.2
         if not code.size or right <= left:
             return

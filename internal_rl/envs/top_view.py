@@ -15,7 +15,10 @@ TRAIL = 0.25
 
 
 def outline(model: mujoco.MjModel, qpos: np.ndarray) -> tuple[list[tuple[np.ndarray, np.ndarray, float]], float]:
-    """Capsules as (end, end, radius) in world coordinates, m, lowest first; and the radius of the largest sphere."""
+    """Capsules of a body at ``qpos`` [nq] as (end, end, radius), m, lowest first; and the radius of the largest sphere.
+
+    Ends are [3], in world coordinates.
+    """
     data = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)
@@ -40,7 +43,7 @@ def frame(
     caption: render.Caption | None = None,
     scale: int = 80,
 ) -> np.ndarray:
-    """The arena as an image, in the style of :func:`internal_rl.envs.render.frame`, which see for what is not here.
+    """The arena as an image, in the style of ``internal_rl.envs.render.frame``, which see for what is not here.
 
     Args:
       env: the environment.

@@ -87,6 +87,9 @@ def reward(env: Ant, guided: Guided, heading: jax.Array, action: jax.Array, afte
       heading: [2], the command before the step.
       action: [8], as the environment got it.
       after: the environment's state after the step.
+
+    Returns:
+      A float32 scalar.
     """
     velocity = after.qvel[:2]
     along, across = velocity @ heading, velocity @ jnp.stack([-heading[1], heading[0]])

@@ -34,7 +34,7 @@ class Guided:
 
     @property
     def done(self) -> jax.Array:
-        """Whether the episode is over."""
+        """bool, whether the episode is over."""
         return self.state.done
 
     @property

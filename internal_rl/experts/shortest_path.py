@@ -50,7 +50,7 @@ def _pack(mask: jax.Array) -> jax.Array:
 
 
 def _unpack(rows: jax.Array) -> jax.Array:
-    """uint32 [..., G, K] to bool [..., K, N]: the inverse of :func:`_pack`, with cells in one axis."""
+    """uint32 [..., G, K] to bool [..., K, N]: the inverse of ``_pack``, with cells in one axis."""
     size = rows.shape[-2]
     bits = jnp.swapaxes(rows, -1, -2)[..., None] >> jnp.arange(size, dtype=jnp.uint32) & 1
     return bits.reshape(*bits.shape[:-2], size**2) == 1
@@ -103,14 +103,17 @@ def optimal_actions(env: Gridworld, state: State) -> jax.Array:
 
 
 def break_ties(best: jax.Array) -> jax.Array:
-    """Keeps only the first optimal action, in the order of the moves: up, down, left, right, then the diagonals."""
+    """Keeps only the first optimal action, in the order of the moves: up, down, left, right, then the diagonals.
+
+    Bool [A, O, N] in and out.
+    """
     return best & (jnp.cumsum(best, axis=0) == 1)
 
 
 def break_ties_clockwise(env: Gridworld, state: State, best: jax.Array) -> jax.Array:
     """Keeps only the optimal action from whose direction the colour lies furthest clockwise, and furthest ahead.
 
-    Unlike an order of the moves this is the same rule in a world that is turned.
+    Unlike an order of the moves this is the same rule in a world that is turned. Bool [A, O, N] in and out.
     """
     cell, goal = (jnp.stack(jnp.divmod(x, env.size)) for x in (jnp.arange(env.cells), state.colours))
     down, right = goal[:, :, None] - cell[:, None]
@@ -141,7 +144,7 @@ def action_probabilities(
     Args:
       env: the environment.
       cfg: the expert.
-      choices: int32 [O, N], from :func:`plan`.
+      choices: int32 [O, N], from ``plan``.
       state: supplies the layout and the agent's cell.
       sequence: int32 [M], the task's colours.
       progress: int32, colours visited so far.

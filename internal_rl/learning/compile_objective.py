@@ -28,7 +28,7 @@ Decode = Callable[[jax.Array], Distribution]
 def cut(controller: Compile, batch: Any, boundary: Boundary, key: jax.Array) -> Segments:
     """Sampled segments of every sequence of a batch, fields [B, ...].
 
-    ``batch`` needs ``obs`` [B, T, O] and ``alive`` bool [B, T] only, here as in :func:`likeliest`.
+    ``batch`` needs ``obs`` [B, T, O] and ``alive`` bool [B, T] only, here as in ``likeliest``.
     """
     cfg, (size, steps) = controller.cfg, batch.alive.shape
     code_key, boundary_key = jax.random.split(key)
@@ -70,7 +70,7 @@ def negative_elbo(segments: Segments, decode: Decode, batch: Any, cfg: CompileCo
 
 
 def renewal_loss(controller: Compile, e_BTD: jax.Array, segments: Segments, alive_BT: jax.Array) -> jax.Array:
-    """Cross-entropy of the causal switch towards the boundaries, in nats per step after the first.
+    """Cross-entropy of the causal switch towards the boundaries, a scalar in nats per step after the first.
 
     The switch imitates: no gradient reaches what it reads (residuals, codes) and what it is told (boundaries).
     """

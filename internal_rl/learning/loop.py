@@ -184,7 +184,7 @@ def over_seeds(function: Callable[[Any, Any], Any], context_axes: Any) -> Callab
 
     Args:
       function: sees one seed.
-      context_axes: as in :class:`Stage`.
+      context_axes: as in ``Stage``.
     """
     on_mesh = not jax.sharding.get_abstract_mesh().empty
     if on_mesh or jax.default_backend() != "cpu":

@@ -13,7 +13,7 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def normalised_advantage(returns_B: jax.Array) -> jax.Array:
-    """``(R - mean R) / (std R + 1e-3)`` over the batch (C.5): no critic, one number per trajectory."""
+    """``(R - mean R) / (std R + 1e-3)`` over the batch (C.5), [B]: no critic, one number per trajectory."""
     return (returns_B - jnp.mean(returns_B)) / (jnp.std(returns_B) + 1e-3)
 
 

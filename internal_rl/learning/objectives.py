@@ -43,7 +43,7 @@ def prediction(model_def: nnx.GraphDef, obs_coef: float, way_coef: optax.Schedul
 
 
 def way_nll(way: Categorical, batch: Batch) -> jax.Array:
-    """NLL of the cell entered next, where it is asked for, in nats per step of the whole batch."""
+    """NLL of the cell entered next, where it is asked for, a scalar in nats per step of the whole batch."""
     nll_BT = jnp.where(batch.ahead >= 0, way.nll(batch.ahead), 0.0)
     return masked_mean(nll_BT, batch.alive)
 
@@ -118,7 +118,7 @@ def probe(model_def: nnx.GraphDef) -> Loss:
 
 
 def kl_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
-    """alpha at an update: constant, or ``alpha_start`` and then a linear ramp."""
+    """alpha, a float32 scalar, at an update: constant, or ``alpha_start`` and then a linear ramp."""
     if not cfg.ramp_end:
         return jnp.float32(cfg.alpha)
     progress = (step - cfg.ramp_begin) / max(cfg.ramp_end - cfg.ramp_begin, 1)
@@ -126,7 +126,7 @@ def kl_weight(cfg: DiscoverConfig, step: jax.Array) -> jax.Array:
 
 
 def gate_of(cfg: DiscoverConfig, step: jax.Array) -> cell.Gate:
-    """How beta acts at an update of training: ``hold_beta`` for the first ``hold`` updates, then as ``gate`` says."""
+    """How beta acts at update ``step``, int32: ``hold_beta`` for the first ``hold`` updates, then as ``gate`` says."""
     if cfg.gate == "forced":
         return cell.forced_gate
     gates = {"soft": cell.soft_gate, "gumbel": cell.gumbel_gate(cfg.gumbel_temperature)}
@@ -149,11 +149,11 @@ class Controlled:
     """[B, T], of the cell entered next, where the base model says it."""
 
     def nll(self, alive_BT: jax.Array) -> jax.Array:
-        """Mean action NLL in nats per step."""
+        """Mean action NLL, a scalar in nats per step."""
         return masked_mean(self.nll_BT, alive_BT)
 
     def kl(self, alive_BT: jax.Array) -> jax.Array:
-        """Mean KL of the code posterior to the prior in nats per step."""
+        """Mean KL of the code posterior to the prior, a scalar in nats per step."""
         return masked_mean(self.posterior.kl(), alive_BT)
 
 
@@ -168,7 +168,7 @@ def controlled(
     key: jax.Array,
     step: jax.Array,
 ) -> Controlled:
-    """Runs a batch with codes sampled from the posterior and the gate of update ``step``."""
+    """Runs a batch [B, T] with codes sampled from the posterior and the gate of update ``step``, int32."""
     model, controller = nnx.merge(model_def, base), nnx.merge(controller_def, params)
     code_key, gate_key = jax.random.split(key)
     shape = batch.alive.shape
@@ -187,7 +187,7 @@ def discovery(model_def: nnx.GraphDef, controller_def: nnx.GraphDef, layer: int,
     """Eq. 3, 9: action NLL under the controlled base model plus alpha times the codes' KL to the prior.
 
     The base model is the frozen context. Both terms are means over steps, so alpha means what it means for sums. With
-    ``slow_weight``, the context also holds the :class:`SlowFeatures` towards which codes are drawn at first. With
+    ``slow_weight``, the context also holds the ``SlowFeatures`` towards which codes are drawn at first. With
     ``way_coef``, so many times the NLL of the cell entered next is added, as in pretraining.
     """
 

@@ -41,7 +41,7 @@ class Normaliser:
     variance: jax.Array
 
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """Observations at mean 0 and variance 1, clipped to ±10."""
+        """Observations [..., F] at mean 0 and variance 1, clipped to ±10."""
         return jnp.clip((obs - self.mean) / jnp.sqrt(self.variance + 1e-6), -10.0, 10.0)
 
     def seen(self, obs: jax.Array, mask: jax.Array) -> Normaliser:

@@ -33,7 +33,7 @@ class TrainState:
     step: jax.Array
     """int32, updates done."""
     key: jax.Array
-    """The seed's root key; never changes."""
+    """The seed's root key, a scalar; never changes."""
     params: Any
     opt_state: Any
 

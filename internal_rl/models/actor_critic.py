@@ -25,7 +25,7 @@ class ActorCritic(nnx.Module):
         self.log_std = nnx.Param(jnp.full(actions, LOG_STD))
 
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Mean and log standard deviation of the action, [actions] each, and the value of a normalised observation."""
+        """Mean [..., A] and log standard deviation [A] of the action, and the value [...], for ``obs`` [..., F]."""
         outputs = []
         for layers in (self.policy, self.critic):
             x = obs

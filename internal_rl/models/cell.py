@@ -1,6 +1,6 @@
 """The cell that acts (D.2, Eq. 2, 17): it reads e_{t,l}, holds or renews a code z and decodes it into ``U``.
 
-Who proposes a code and how beta acts (:data:`Gate`) are arguments: posterior, policy, stored codes, forced switching
+Who proposes a code and how beta acts (``Gate``) are arguments: posterior, policy, stored codes, forced switching
 and hard switches all run through the same cell.
 """
 
@@ -22,13 +22,13 @@ Gate = Callable[[jax.Array, Any], jax.Array]
 
 
 def soft_gate(logit: jax.Array, noise: Any) -> jax.Array:
-    """``sigmoid(logit)``: beta as the paper trains it."""
+    """``sigmoid(logit)``, a scalar: beta as the paper trains it."""
     del noise
     return jax.nn.sigmoid(logit)
 
 
 def forced_gate(logit: jax.Array, noise: Any) -> jax.Array:
-    """A new code at every step: the forced-switching baseline."""
+    """The scalar 1, a new code at every step: the forced-switching baseline."""
     del noise
     return jnp.ones_like(logit)
 
@@ -102,7 +102,7 @@ class Cell(nnx.Module):
         return Carry(jnp.zeros(self.history_size), jnp.zeros(self.code_size), jnp.bool_(True))
 
     def switch_logit(self, e_D: jax.Array, carry: Carry) -> jax.Array:
-        """The logit of ``f_switch(e_t, h_{t-1}, z_{t-1})``: causal, so it runs at test time."""
+        """The logit, a scalar, of ``f_switch(e_t, h_{t-1}, z_{t-1})``: causal, so it runs at test time."""
         return self.switch(jnp.concatenate([self.norm(e_D), carry.history, carry.code]))[0]
 
     def step(self, e_D: jax.Array, carry: Carry, proposal: jax.Array, beta: jax.Array) -> tuple[Carry, jax.Array]:
@@ -122,7 +122,7 @@ class Cell(nnx.Module):
 
     @staticmethod
     def integrate(code: jax.Array, proposal: jax.Array, beta: jax.Array) -> jax.Array:
-        """Eq. 2, 17; with beta exactly 0 or 1 the code is bit-exactly held or replaced."""
+        """Eq. 2, 17 for codes [n_z]; with beta exactly 0 or 1 the code is bit-exactly held or replaced."""
         mixed = jnp.where(beta == 0, code, beta * proposal + (1 - beta) * code)
         return jnp.where(beta == 1, proposal, mixed)
 
@@ -139,7 +139,7 @@ class Cell(nnx.Module):
         return jax.lax.scan(remember, jnp.zeros(self.history_size), e_TD)[1]
 
     def beta(self, e_D: jax.Array, carry: Carry, gate: Gate, noise: Any) -> jax.Array:
-        """beta_t as acted on: the gate's value, 1 at the first step."""
+        """beta_t as acted on, a scalar: the gate's value, 1 at the first step."""
         return jnp.where(carry.first, 1.0, gate(self.switch_logit(e_D, carry), noise))
 
     def steer(self, e: jax.Array, code: jax.Array) -> jax.Array:

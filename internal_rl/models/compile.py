@@ -36,17 +36,17 @@ def soft_boundary(temperature: float) -> Boundary:
 
 
 def hard_boundary(logit: jax.Array, noise: jax.Array) -> jax.Array:
-    """The exact sample that :func:`soft_boundary` relaxes; without noise the most probable position."""
+    """The exact sample, one-hot [P], that ``soft_boundary`` relaxes; without noise the most probable position."""
     return jax.nn.one_hot(jnp.argmax(logit + noise), logit.shape[0])
 
 
 def boundary_kl(logit_P: jax.Array, start_P: jax.Array, length: jax.Array, rate: float) -> jax.Array:
-    """KL of a segment's end from a Poisson over its length, truncated to what is left of the sequence, in nats.
+    """KL of a segment's end from a Poisson over its length, truncated to what is left of the sequence; scalar, nats.
 
     Args:
       logit_P: of the end; only positions after the start and up to ``length`` count.
       start_P: where the segment starts: a relaxed start gives the mean over starts, an exact one the KL itself.
-      length: steps of the sequence; a segment that starts there is empty and costs nothing.
+      length: int32, steps of the sequence; a segment that starts there is empty and costs nothing.
       rate: the Poisson's, in steps.
     """
     position = jnp.arange(logit_P.shape[0])
@@ -74,7 +74,7 @@ class Segments:
     code: jax.Array
     """[M, n_z], sampled."""
     length: jax.Array
-    """int, steps that are not padding."""
+    """int32, steps that are not padding."""
 
     def codes(self) -> jax.Array:
         """z_t, [T, n_z]: the code of the step's segment."""
@@ -92,7 +92,7 @@ class Segments:
         return (likeliest.renewal() > 0) | (jnp.arange(self.membership.shape[1]) == 0)
 
     def boundary_kl(self, rate: float) -> jax.Array:
-        """KL of the boundaries from their prior, in nats, summed over segments; the last one has no choice."""
+        """KL of the boundaries from their prior, a scalar in nats, summed over segments; the last one has no choice."""
         kl = jax.vmap(boundary_kl, (0, 0, None, None))
         return jnp.sum(kl(self.logit[:-1], self.start[:-1], self.length, rate))
 
@@ -196,7 +196,7 @@ class Compile(Cell):
         return after, (membership_T, b_P, logit_P, start_P, read_E)
 
     def renewal_logits(self, e_TD: jax.Array, code_TZ: jax.Array) -> jax.Array:
-        """The switch's logits [T] along a sequence with the given codes z_t, as :meth:`switch_logit` acts on them."""
+        """The switch's logits [T] along a sequence with the given codes z_t, as ``switch_logit`` acts on them."""
         held_TZ = jnp.pad(code_TZ[:-1], ((1, 0), (0, 0)))
         first_T = jnp.arange(e_TD.shape[0]) == 0
         return jax.vmap(self.switch_logit)(e_TD, Carry(self.histories(e_TD), held_TZ, first_T))

@@ -102,7 +102,7 @@ class Mixture(Distribution):
 
 @dataclasses.dataclass(frozen=True)
 class Mixtures:
-    """The kind of distribution :class:`Mixture`, with K ``components``."""
+    """The kind of distribution ``Mixture``, with K ``components``."""
 
     components: int
 
@@ -117,12 +117,12 @@ class Mixtures:
 
 
 def gaussian_log_prob(mean: jax.Array, log_std: jax.Array, value: jax.Array) -> jax.Array:
-    """Log-density of a diagonal Gaussian, summed over the last axis."""
+    """Log-density of a diagonal Gaussian, [..., N] summed over the last axis to [...]."""
     return jnp.sum(-0.5 * ((value - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi), axis=-1)
 
 
 def categorical_nll(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """``-ln p(label)`` in nats over the last axis of ``logits``."""
+    """``-ln p(label)`` in nats, [...], of int32 labels [...] and ``logits`` [..., N]."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     # One-hot product: the gradient of a gather would be a scatter.
     return -jnp.sum(log_p * jax.nn.one_hot(label, logits.shape[-1]), axis=-1)

@@ -62,9 +62,12 @@ def t5_bucket(distance: np.ndarray | jax.Array, buckets: int, max_distance: int)
     """The causal relative-position bucket of T5: exact up to ``buckets / 2``, logarithmic up to ``max_distance``.
 
     Args:
-      distance: int array of query position minus key position, >= 0.
+      distance: int [...], query position minus key position, >= 0.
       buckets: number of buckets.
       max_distance: distance from which on the last bucket is used.
+
+    Returns:
+      int32 [...].
     """
     exact = buckets // 2
     ratio = jnp.log(jnp.maximum(distance, exact) / exact) / np.log(max_distance / exact)

@@ -19,22 +19,22 @@ class Posterior:
     log_std: jax.Array
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """Reparametrised sample from standard normal ``noise``."""
+        """Reparametrised sample from standard normal ``noise``, [..., n_z]."""
         return self.mean + jnp.exp(self.log_std) * noise
 
     def kl(self) -> jax.Array:
-        """KL to N(0, I) in nats, summed over the code's dimensions (E.1: it serves every beta > 0)."""
+        """KL to N(0, I) in nats, [...], summed over the code's dimensions (E.1: it serves every beta > 0)."""
         return 0.5 * jnp.sum(self.mean**2 + jnp.exp(2 * self.log_std) - 2 * self.log_std - 1, axis=-1)
 
 
 def last_alive(x_TD: jax.Array, alive_T: jax.Array) -> jax.Array:
-    """The row of the last step that is not padding; a one-hot product, so that its gradient is no scatter."""
+    """The row [D] of the last step that is not padding; a one-hot product, so that its gradient is no scatter."""
     last = jnp.maximum(jnp.sum(alive_T) - 1, 0)
     return (jnp.arange(x_TD.shape[0]) == last).astype(x_TD.dtype) @ x_TD
 
 
 def reverse_alive(x_TD: jax.Array, alive_T: jax.Array) -> jax.Array:
-    """Reverses the steps before the padding in time and leaves the padding where it is. Its own inverse."""
+    """Reverses the steps of [T, D] before the padding in time and leaves the padding where it is. Its own inverse."""
     steps = jnp.arange(x_TD.shape[0])
     length = jnp.sum(alive_T)
     return x_TD[jnp.where(steps < length, length - 1 - steps, steps)]
@@ -70,7 +70,7 @@ class Metacontroller(Cell):
         return jnp.broadcast_to(s, (x.shape[0], s.shape[0]))
 
     def posterior(self, e_D: jax.Array, history: jax.Array, s: jax.Array) -> Posterior:
-        """``f_enc(e_t, h_{t-1}, s)``."""
+        """``f_enc(e_t, h_{t-1}, s)``, with ``h`` [n_h] and ``s`` [n_s]."""
         out = self.encoder(jnp.concatenate([self.norm(e_D), history, s], axis=-1))
         mean, raw = jnp.split(out, 2, axis=-1)
         # Bounded to exp(-4) .. exp(2): a collapsing variance would make the KL explode.

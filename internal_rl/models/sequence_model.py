@@ -80,7 +80,7 @@ class SequenceModel(nnx.Module):
 
         Args:
           obs_TO: [T, observation], any dtype.
-          states: the first ``layer`` entries of :meth:`init_state`.
+          states: the first ``layer`` entries of ``init_state``.
           t0: position of the first observation.
           layer: number of blocks to run.
 
@@ -91,7 +91,7 @@ class SequenceModel(nnx.Module):
         return self._run(embedded, self.blocks[:layer], states, t0)
 
     def upper(self, e_TD: jax.Array, states: tuple[Any, ...], t0: Clock, layer: int) -> tuple[Outputs, tuple]:
-        """The blocks from ``layer`` on and the heads; arguments as in :meth:`lower`, states those of these blocks."""
+        """The blocks from ``layer`` on and the heads; arguments as in ``lower``, states those of these blocks."""
         e_TD, states = self._run(e_TD, self.blocks[layer:], states, t0)
         normed = self.norm(e_TD)
         action, observation = self.kinds
