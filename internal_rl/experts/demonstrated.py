@@ -32,7 +32,7 @@ class Demonstration:
 
 
 def demonstrate(env: Demonstrated, cfg: ExpertConfig, key: jax.Array, task: jax.Array) -> Demonstration:
-    """One episode of row ``task``, int32, successful or not; with probability ``cfg.epsilon`` an action is uniformly random."""
+    """One episode of row ``task``, int32, successful or not; an action is random with probability ``cfg.epsilon``."""
     reset_key, key = jax.random.split(key)
 
     def step(state, t):
