@@ -21,9 +21,13 @@ SCORES = {
     "before.success": "success on the post-training task before RL",
     "after.success": "success on the post-training task after RL",
     "after.decisions": "codes chosen per episode after RL",
+    "probe_accuracy": "accuracy of a linear probe of the subgoal at the controlled layer",
+    "chance": "the same of always naming the most frequent subgoal",
+    "led": "layouts in which a stored code, held, leads first to a colour of its subgoal",
+    "usual": "the same of codes from the prior",
 }
 """The scores a card shows, where there are any; the ``.json`` files hold all."""
-NAMES = {"base": "base model", "metacontroller": "metacontroller", "policy": "policy"}
+NAMES = {"base": "base model", "metacontroller": "metacontroller", "policy": "policy", "atlas": "atlas"}
 
 
 def text(
@@ -83,12 +87,17 @@ def _parts(cfg: Config, about: Mapping[str, Mapping[str, Any]], folder: Path) ->
     }
     if "metacontroller" in about and about["metacontroller"]["stage"] == "compile":
         kinds["metacontroller"] = f"CompILE's module, as metacontroller: codes of {cfg.compile.code} numbers"
+    atlas = (
+        "atlas, by which `python -m internal_rl.explore` reads the others: a linear probe of the subgoal, stored codes "
+        "and where they lead, their principal axes; made with labels, which nothing above has seen."
+    )
     sizes = {part: (folder / f"{part}.safetensors").stat().st_size / 1000 for part in about}
     return [
         f"{kinds[part]}. Row {one['row']} of {one['rows']} after {one['updates']:,} updates of {one['stage']}; "
         f"`{part}.safetensors`, {sizes[part]:,.0f} kB, sha256 in `{part}.json`."
         for part, one in about.items()
-    ]
+        if part != "atlas"
+    ] + [atlas] * ("atlas" in about)
 
 
 def _data(cfg: Config) -> str:
@@ -107,14 +116,14 @@ def _scores(about: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for part, one in about.items():
         for score, words in SCORES.items():
             if score in one["scores"]:
-                over = one["over_rows"][score]
-                spread = f"{over['median']:.3f} [{over['q25']:.3f}, {over['q75']:.3f}]"
+                over = one.get("over_rows", {}).get(score)
+                spread = f"{over['median']:.3f} [{over['q25']:.3f}, {over['q75']:.3f}]" if over else ""
                 lines.append(f"| {NAMES[part]} | {words} | {one['scores'][score]:.3f} | {spread} |")
     return lines
 
 
 def _limits(cfg: Config, about: Mapping[str, Mapping[str, Any]], shares: Mapping[str, Any] | None) -> list[str]:
-    last = list(about.values())[-1]
+    last = [one for part, one in about.items() if part != "atlas"][-1]
     rows = "one row of one run" if last["rows"] > 1 else "one run"
     lines = [
         f"It is {rows} with one root seed; the last column above says how much rows differ.",

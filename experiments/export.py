@@ -2,8 +2,9 @@
 
   python -m experiments.export --config=configs/gridworld.py:tiny --workdir=RUN --name=gridworld-tiny
 
-The entry has what the run has: the base model, with the metacontroller and the policy where these are trained. --row is
-the row of the last stage's seeds axis; its parents come with it. --out is the folder of the entry, by default
+The entry has what the run has: the base model, with the metacontroller and the policy where these are trained; for
+gridworlds also the atlas by which the explorer reads them, made here. --row is the row of the last stage's seeds axis;
+its parents come with it. --out is the folder of the entry, by default
 internal_rl/zoo/NAME. Parameters of more than 1 MB do not ship: with --url=PREFIX they are left in WORKDIR/export, to be
 uploaded to PREFIX/FILE, from where the zoo downloads them.
 """
@@ -11,6 +12,7 @@ uploaded to PREFIX/FILE, from where the zoo downloads them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -26,6 +28,7 @@ import jax
 from experiments import card, common, compile, discover, pretrain, reinforce
 from internal_rl import checkpoints, weights, zoo
 from internal_rl import config as c
+from internal_rl.analysis import atlas
 from internal_rl.analysis.statistics import quartiles
 from internal_rl.learning import journal
 
@@ -33,6 +36,10 @@ STAGES = ("pretrain", "discover", "compile")
 """What others build on."""
 SHIPPED = 1_000_000
 """Bytes of the largest file that ships with the package."""
+
+
+EFFORT = atlas.Effort()
+_fit = jax.jit(atlas.fit, static_argnames=("cfg", "effort"))
 
 
 class Part(NamedTuple):
@@ -105,6 +112,16 @@ def _scores(workdir: Path, stage: str, digest: str, row: int) -> tuple[dict[str,
     return {name: values[row] for name, values in flat.items()}, {name: quartiles(v) for name, v in finite.items()}
 
 
+def with_atlas(cfg: c.Config, found: dict[str, Part]) -> dict[str, Part]:
+    """The parts and, where they are a metacontroller's on the grid, their atlas."""
+    if cfg.env.body != "point" or "metacontroller" not in found or cfg.reinforce.controller == "compile":
+        return found
+    base, controller = (jax.device_put(found[name].tree) for name in ("base", "metacontroller"))
+    made, scores = _fit(cfg, base, controller, common.stage_key(cfg, "atlas"), EFFORT)
+    about = {"scores": jax.tree.map(float, scores), "trained": checkpoints.provenance()}
+    return found | {"atlas": Part(jax.device_get(made), about | dataclasses.asdict(EFFORT))}
+
+
 def run(cfg: c.Config, workdir: Path, name: str, out: Path, row: int = 0, url: str = "") -> Path:
     """Writes the entry, all of it or nothing.
 
@@ -117,7 +134,7 @@ def run(cfg: c.Config, workdir: Path, name: str, out: Path, row: int = 0, url: s
         raise c.ConfigError(f"--url is {url!r}; expected https://..., where the files will be.")
     if out.exists():
         raise c.ConfigError(f"--out={out} exists; an entry is never overwritten: remove it or choose another name.")
-    found = parts(cfg, workdir, row)
+    found = with_atlas(cfg, parts(cfg, workdir, row))
     partial = out.with_name(f".{out.name}.partial")
     with common.usable(out):
         shutil.rmtree(partial, ignore_errors=True)

@@ -27,7 +27,8 @@ def entry(tmp_path, world, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(c.to_dict(world.cfg)))
     (folder / "card.md").write_text("# small")
-    for part, tree in (("base", world.base), ("metacontroller", world.controller), ("policy", world.policy)):
+    made = {"base": world.base, "metacontroller": world.controller, "policy": world.policy}
+    for part, tree in made.items():
         weights.write(folder / f"{part}.safetensors", tree, {"scores": {"x": 1.0}})
     return folder
 

@@ -15,17 +15,19 @@ from typing import Any
 import jax
 
 from internal_rl import build, weights
+from internal_rl.analysis import atlas
 from internal_rl.checks import ConfigError
 from internal_rl.config import Config, from_dict
 from internal_rl.weights import WeightsError
 
 ROOT = Path(__file__).parent
-PARTS: dict[str, Callable[[Config], tuple[Any, build.Init]]] = {
-    "base": build.base_model,
-    "metacontroller": build.controller,
-    "policy": build.policy,
+PARTS: dict[str, Callable[[Config, jax.Array], Any]] = {
+    "base": lambda cfg, key: build.base_model(cfg)[1](key),
+    "metacontroller": lambda cfg, key: build.controller(cfg)[1](key),
+    "policy": lambda cfg, key: build.policy(cfg)[1](key),
+    "atlas": lambda cfg, key: atlas.empty(cfg),
 }
-"""What an entry may have, and what makes each part's definition and initial parameters."""
+"""What an entry may have, and trees of each part's shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Entry:
     """A trained model: parameters are nested dictionaries of NumPy arrays, unbatched; None for what it does not have.
 
     ``metacontroller`` is what decodes the codes: with ``config.reinforce.controller = "compile"`` CompILE's module.
+    ``atlas`` is what :mod:`internal_rl.explore` needs to show the others.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Entry:
     base: Any
     metacontroller: Any | None
     policy: Any | None
+    atlas: atlas.Atlas | None
     about: dict[str, dict[str, Any]]
     """For each part its sha256, scores, and what trained it."""
     card: str
@@ -88,4 +92,4 @@ def read(folder: Path) -> Entry:
 
 def shapes(config: Config, part: str) -> Any:
     """The tree of shapes and dtypes of a part's parameters."""
-    return jax.eval_shape(PARTS[part](config)[1], jax.random.key(0))
+    return jax.eval_shape(lambda key: PARTS[part](config, key), jax.random.key(0))
