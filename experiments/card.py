@@ -34,15 +34,15 @@ def text(
     cfg: Config, name: str, about: Mapping[str, Mapping[str, Any]], shares: Mapping[str, Any] | None, folder: Path
 ) -> str:
     """The card as Markdown; ``about`` is that of each part, and their files lie in ``folder``."""
-    trained = list(dict.fromkeys(one["trained"]["git"] for one in about.values()))
+    trained = list(dict.fromkeys(one["trained"]["git"] for part, one in about.items() if part != "atlas"))
     revisions = ", ".join(_short(revision) for revision in trained)
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"Written by `python -m experiments.export` at revision {_short(checkpoints.git_revision())}, from a run "
-            f"of `{cfg.name}` at preset `{cfg.preset}` (resolved in `config.json`), root seed {cfg.seed}, trained at "
-            f"revision {revisions} on {next(iter(about.values()))['trained']['device']}.",
+            f"Written by `python -m experiments.export` at revision {_short(checkpoints.provenance()['git'])}, from a "
+            f"run of `{cfg.name}` at preset `{cfg.preset}` (resolved in `config.json`), root seed {cfg.seed}, trained "
+            f"at revision {revisions} on {next(iter(about.values()))['trained']['device']}.",
             "",
             "```python",
             "from internal_rl import zoo",

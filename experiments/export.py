@@ -134,6 +134,7 @@ def run(cfg: c.Config, workdir: Path, name: str, out: Path, row: int = 0, url: s
         raise c.ConfigError(f"--url is {url!r}; expected https://..., where the files will be.")
     if out.exists():
         raise c.ConfigError(f"--out={out} exists; an entry is never overwritten: remove it or choose another name.")
+    checkpoints.provenance()  # kept from before anything is written, which would make the checkout dirty
     found = with_atlas(cfg, parts(cfg, workdir, row))
     partial = out.with_name(f".{out.name}.partial")
     with common.usable(out):

@@ -1,11 +1,11 @@
-"""The atlas says what is true of a model: its probe reads, its codes lead where it says, its plane is the codes' own."""
+"""The atlas says what is true of a model: its probe reads, its codes lead where it says, its plane is theirs."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from internal_rl import build
+from internal_rl import build, data
 from internal_rl.analysis import atlas
 
 LITTLE = atlas.Effort(episodes=32, probe_steps=20, screened=2, measured=16)
@@ -38,7 +38,7 @@ def test_the_plane_holds_most_of_the_codes_variance(fitted):
 def test_the_probe_beats_chance_where_there_is_something_to_read(world):
     """On residuals that hold the subgoal beside noise."""
     rng = np.random.default_rng(0)
-    _, batch = world, atlas.data.expert_batch(build.pretrain_env(world.cfg), world.cfg.expert, 1, jax.random.key(0), 32)
+    batch = data.expert_batch(build.pretrain_env(world.cfg), world.cfg.expert, 1, jax.random.key(0), 32)
     noise = rng.standard_normal((*batch.alive.shape, world.cfg.model.width))
     e_BTD = jnp.asarray(noise + 5 * np.eye(world.cfg.model.width)[np.asarray(batch.subgoal)] + 100, jnp.float32)
     w, b = atlas._probe(world.cfg, batch, e_BTD, 50)

@@ -54,7 +54,9 @@ def test_an_entry_holds_one_row_and_its_parents(finished, tmp_path):
     found = json.loads((finished / "discover" / "summary.json").read_text())["result"]["held_out_nll"]
     assert entry.about["metacontroller"]["scores"]["held_out_nll"] == found[1]
     assert f"| {found[1]:.3f} | {np.median(found):.3f} [" in entry.card
-    assert entry.about["base"]["trained"]["git"] == checkpoints.git_revision()
+    saved = checkpoints.stage_checkpoints(finished, "pretrain").metadata(CFG.pretrain.steps)
+    assert entry.about["base"]["trained"] == saved["provenance"]
+    assert f"revision {checkpoints.provenance()['git'][:10]}" in entry.card
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
 
 
