@@ -58,14 +58,7 @@ function drawBoard() {
     const [x, y] = centre(cell), fill = episode.walls.includes(cell) ? "var(--wall)" : "var(--cell)";
     parts.push(svg("rect", { x: x - 47, y: y - 47, width: 94, height: 94, rx: 14, fill }));
   }
-  const next = target(episode, t);
-  episode.colours.forEach((cell, colour) => {
-    const [x, y] = centre(cell), fill = data.palette[colour], frame = colour === next ? 6 : 0;
-    parts.push(svg("rect", { x: x - 44, y: y - 44, width: 88, height: 88, rx: 12, fill, stroke: "var(--ink)", "stroke-width": frame }));
-    const corner = cell === episode.agent[t];
-    parts.push(svg("text", { x: corner ? x - 30 : x, y: corner ? y - 20 : y + 14, "font-size": corner ? 26 : 40,
-      "text-anchor": "middle", "font-weight": 600, fill: ink(fill) }, String(colour)));
-  });
+  // Behind the colours, whose numbers stay readable.
   const take = state.takes[0];
   if (take && own !== episode && own.agent.length > take.at) // where it would have gone
     parts.push(trail(own.agent.slice(take.at), { stroke: "var(--soft)", "stroke-width": 5, "stroke-dasharray": "2 13" }));
@@ -74,6 +67,14 @@ function drawBoard() {
     const yours = episode.by[s] === "you", age = (t - s) / 12;
     parts.push(trail(episode.agent.slice(s, s + 2), { stroke: yours ? "var(--you)" : "var(--ink)", "stroke-width": 9 - 4 * age, opacity: 1 - 0.75 * age }));
   }
+  const next = target(episode, t);
+  episode.colours.forEach((cell, colour) => {
+    const [x, y] = centre(cell), fill = data.palette[colour], frame = colour === next ? 6 : 0;
+    parts.push(svg("rect", { x: x - 44, y: y - 44, width: 88, height: 88, rx: 12, fill, stroke: "var(--ink)", "stroke-width": frame }));
+    const corner = cell === episode.agent[t];
+    parts.push(svg("text", { x: corner ? x - 30 : x, y: corner ? y - 20 : y + 14, "font-size": corner ? 26 : 40,
+      "text-anchor": "middle", "font-weight": 600, fill: ink(fill) }, String(colour)));
+  });
   const [x, y] = centre(episode.agent[t]);
   if (t < episode.beta.length && episode.switched[t])
     parts.push(svg("circle", { cx: x, cy: y, r: 31, fill: "none", "stroke-width": 7, stroke: episode.by[t] === "you" ? "var(--you)" : "var(--theirs)" }));
@@ -149,7 +150,7 @@ function drawBelief() {
 }
 
 function drawMap() {
-  const { episode } = state, height = 250, t = Math.min(state.t, steps() - 1), path = episode.xy.slice(0, t + 1), parts = [];
+  const { episode } = state, height = 330, t = Math.min(state.t, steps() - 1), path = episode.xy.slice(0, t + 1), parts = [];
   const shown = [...data.cloud.flat(), ...data.codes.map((code) => code.xy), ...episode.xy];
   const [low, high] = [0, 1].map((i) => shown.map((p) => p[i])).reduce(([a, b], v) => [[...a, Math.min(...v)], [...b, Math.max(...v)]], [[], []]);
   const place = (p) => [0, 1].map((i) => (i ? height - 20 - ((p[1] - low[1]) / (high[1] - low[1] || 1)) * (height - 40) : 24 + ((p[0] - low[0]) / (high[0] - low[0] || 1)) * (W - 48)));
@@ -193,7 +194,7 @@ function drawWords() {
   $("status").replaceChildren(html("b", {}, `Step ${t} of ${steps()}`), over ? `: ${words}` : `, ${words}`);
   $("takes").textContent = takes.length
     ? takes.map((take) => `Step ${take.at}: ${describe(take.code)}, ${take.until === null ? "until the gate opens" : take.until >= data.horizon ? "held on" : `let go at step ${take.until}`}`).join(" · ") +
-      `. ${episode.outcome} Hands off: ${state.own.outcome.charAt(0).toLowerCase()}${state.own.outcome.slice(1)}`
+      `. ${episode.outcome} Without you: ${state.own.outcome.charAt(0).toLowerCase()}${state.own.outcome.slice(1)}`
     : "";
   $("undo").disabled = !takes.length;
   $("let-go").disabled = !(last && last.until !== null && t > last.at && t < last.until && !over) || Boolean(fixed);
@@ -285,7 +286,9 @@ async function take(code) {
   const until = $("hold").checked && !fixed ? data.horizon : null;
   if (fixed) at = fixed.times.filter((s) => s <= state.t && query([{ at: s, code, until }]) in fixed.episodes).at(-1) ?? 0;
   const kept = fixed ? [] : state.takes.filter((one) => one.at < at).map((one) => (one.until > at ? { ...one, until: at } : one));
-  if (await show([...kept, { at, code, until }], at)) play();
+  if (!(await show([...kept, { at, code, until }], at))) return;
+  $("board").scrollIntoView({ block: "nearest" }); // on a phone the codes are below it
+  play();
 }
 
 async function letGo() {
