@@ -327,7 +327,7 @@ function build() {
   $("mode").textContent = fixed
     ? `This file is complete in itself: ${Object.keys(fixed.episodes).length} episodes computed beforehand, of layouts 0 to ${fixed.layouts - 1}, ` +
       `${fixed.tasks} tasks, and each code taken at one of steps ${fixed.times.join(", ")}. For any layout, task and step, run make explore.`
-    : "The trained model runs behind this page. Layouts are random ones that it was not trained on.";
+    : "The trained model runs behind this page. Layouts are drawn anew, none is kept from training.";
   $("card").textContent = data.card;
   $("layout").max = fixed ? fixed.layouts - 1 : data.largest;
   data.tasks.slice(0, fixed ? fixed.tasks : undefined).forEach((task, i) =>
