@@ -46,6 +46,7 @@ def text(
             "",
             "```python",
             "from internal_rl import zoo",
+            "",
             f'entry = zoo.load("{name}")  # {", ".join(["config", *about])}',
             "```",
             "",

@@ -1,5 +1,7 @@
 """The atlas says what is true of a model: its probe reads, its codes lead where it says, its plane is theirs."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,19 @@ def test_stored_codes_are_collected_ones(fitted):
     found, _ = fitted
     for cloud, codes in zip(found.cloud, found.codes, strict=True):
         assert all(np.any(np.all(code == cloud, axis=-1)) for code in codes)
+
+
+def test_codes_are_collected_where_an_expert_begins_their_subgoal(world, batch, monkeypatch):
+    begins = np.asarray(batch.leg[:, 1:] != batch.leg[:, :-1]) & np.asarray(batch.alive[:, 1:])
+    begins = np.concatenate([np.ones((len(begins), 1), bool), begins], axis=1)
+    mean = jnp.stack([batch.subgoal, jnp.asarray(begins)], axis=-1).astype(jnp.float32)
+    result = types.SimpleNamespace(posterior=types.SimpleNamespace(mean=mean))
+    monkeypatch.setattr(atlas.objectives, "controlled", lambda *_: result)
+    cloud = np.asarray(atlas._collect(world.cfg, None, None, batch, jax.random.key(0)))
+    there = set(np.asarray(batch.subgoal)[begins].tolist())
+    assert len(there) > 1
+    for subgoal in there:
+        np.testing.assert_array_equal(cloud[subgoal], np.tile([subgoal, 1], (atlas.CLOUD, 1)))
 
 
 def test_the_plane_holds_most_of_the_codes_variance(fitted):

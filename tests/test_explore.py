@@ -58,23 +58,36 @@ def test_an_episode_follows_the_rules_of_the_task(player):
     assert len(ended) >= 2, "every episode ended alike"
 
 
-def test_an_episode_is_internal_rls_own(player, world):
-    """The same layout, codes, switches and way as the latent environment and the policy by themselves."""
-    key = jax.random.fold_in(jax.random.key(zlib.crc32(b"explore")), 5)
+@pytest.mark.parametrize("takes", [(), (Take(0, "A2"),)])
+def test_an_episode_is_internal_rls_own(player, world, takes):
+    """Layout, codes, switches and way are those of the latent environment and the policy, not asked at a take."""
+    layout = next(i for i in range(50) if sum(player.play(Request(i, 1, takes=takes))["switched"]) > 1)
+    key = jax.random.fold_in(jax.random.key(zlib.crc32(b"explore")), layout)
     env = build.latent_env(world.cfg, world.base, world.controller)
     env = env.replace(env=build.grid(world.cfg, player.tasks))
     actor = code_actor(env, world.policy_def, world.policy)
     reset_key, key = jax.random.split(key)
-    state, memory, step = env.reset(reset_key), actor.memory, jax.jit(env.step)
+    state, memory, step, act = env.reset(reset_key), actor.memory, jax.jit(env.step), jax.jit(actor.act)
     sequence = pinpad.table(player.tasks)[1]
     state = state.replace(inner=state.inner.replace(sequence=sequence, task=np.int32(1)))
-    found = player.play(Request(5, 1))
+    found = player.play(Request(layout, 1, takes=takes))
     for t, switched in enumerate(found["switched"]):
         assert int(state.inner.agent) == found["agent"][t] and bool(state.switch) == switched and not state.done
-        code, _, memory = jax.jit(actor.act)(state, memory, t, jax.random.fold_in(key, t))
+        if takes and t == 0:
+            code = player.codes["A2"]
+        else:
+            code, _, memory = act(state, memory, t, jax.random.fold_in(key, t))
         state = step(state, code)
         np.testing.assert_allclose(found["code"][t], state.carry.code, atol=2e-3)
     assert state.done
+
+
+def test_an_episode_that_ends_with_a_right_colour_ends_for_lack_of_time(player):
+    task, length = player.tasks[0], 2
+    seen = {"colours": np.array([4, 5, 6]), "agent": np.array([0, 3, 4 + task[0]]), "progress": np.array([0, 0, 1])}
+    assert player._outcome(Request(), seen, length).endswith(f"time is up, 1 of {len(task)} colours visited.")
+    wrong = seen | {"progress": np.array([0, 0, 0]), "agent": np.array([0, 3, 4 + (task[0] + 1) % 3])}
+    assert f"entered colour {(task[0] + 1) % 3}, where {task[0]} was next" in player._outcome(Request(), wrong, length)
 
 
 def long_episode(player):

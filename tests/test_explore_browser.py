@@ -169,13 +169,22 @@ def test_taking_the_wheel_shows_where_the_agent_goes_from_there(browser, live, p
     assert tab.page.locator("#status").inner_text().endswith(expected["outcome"])
     assert tab.page.locator("[data-code=C1]").get_attribute("aria-pressed") == "true"
     assert tab.page.locator("[data-code=C1]").is_disabled(), "the episode is over"
-    # Let go two steps after, then another code at a later step; what was before stays.
+    # Let go two steps after; what was before stays, also when another code is chosen later.
     tab.page.keyboard.press("Home")
     for _ in range(5):
         tab.page.keyboard.press("ArrowRight")
     tab.page.click("#let-go")
     tab.page.wait_for_function("document.querySelector('#takes').textContent.includes('let go at step 5')")
     assert tab.value("state.episode.agent") == player.play(Request(takes=(Take(3, "C1", 5),)))["agent"]
+    tab.page.keyboard.press("Home")
+    for _ in range(6):
+        tab.page.keyboard.press("ArrowRight")
+    tab.page.uncheck("#hold")
+    tab.page.click("[data-code=B1]")
+    both = "Step 3: C1, let go at step 5 · Step 6: B1, until the gate opens."
+    tab.page.wait_for_function("text => document.querySelector('#takes').textContent.startsWith(text)", arg=both)
+    both = player.play(Request(takes=(Take(3, "C1", 5), Take(6, "B1"))))
+    assert tab.value("state.episode.agent") == both["agent"]
     tab.page.click("#undo")
     tab.page.wait_for_function("document.querySelector('#takes').textContent === ''")
     assert tab.value("state.episode.agent") == own["agent"]
