@@ -205,6 +205,13 @@ def test_a_file_holds_what_its_page_asks_for(player, tmp_path, monkeypatch, caps
     assert held["episodes"][one] == player.play(queries.parse(one, player))
 
 
+def test_an_address_in_use_is_refused_in_one_sentence(player):
+    with server.make(player, "127.0.0.1", 0) as running:
+        for port in (running.server_port, 70000):
+            with pytest.raises(command.AddressError, match=f"--host=127.0.0.1 --port={port} cannot be listened on: "):
+                command.serve(player, "127.0.0.1", port)
+
+
 def test_entries_that_cannot_be_shown_are_refused(entry, capsys):
     with pytest.raises(WeightsError, match="small has no policy; expected an entry with all parts"):
         Player(dataclasses.replace(entry, policy=None))

@@ -20,6 +20,10 @@ from internal_rl.explore.episodes import Player, Request
 from internal_rl.weights import WeightsError
 
 
+class AddressError(RuntimeError):
+    """An address that cannot be used, worded as one sentence."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; exits with 2 on bad input, after one sentence."""
     parser = argparse.ArgumentParser(
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             export(player, own.export)
         else:
             serve(player, own.host, own.port)
-    except (WeightsError, OSError, OverflowError) as error:
+    except (WeightsError, AddressError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -59,7 +63,12 @@ def export(player: Player, path: Path) -> None:
 
 def serve(player: Player, host: str, port: int) -> None:
     """Serves the page until Ctrl-C."""
-    with server.make(player, host, port) as running:
+    try:
+        made = server.make(player, host, port)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AddressError(f"--host={host} --port={port} cannot be listened on: {reason}.") from None
+    with made as running:
         print("compiling (seconds) ...", flush=True)
         player.play(Request())
         shown = "localhost" if host in ("127.0.0.1", "::1") else host
