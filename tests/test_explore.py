@@ -201,6 +201,9 @@ def test_a_file_holds_what_its_page_asks_for(player, tmp_path, monkeypatch, caps
     times = [t for t in held["times"] if t < len(own["beta"])]
     wanted = {f"layout=0&task=0&driver=policy&take={t}:{code}" for t in times for code in codes}
     assert set(held["episodes"]) == wanted | {f"layout=0&task=0&driver={driver}" for driver in ("policy", "prior")}
+    (tmp_path / "folder").write_text("")
+    with pytest.raises(command.PlaceError, match="--export=.*folder/x.html cannot be written: "):
+        command.export(player, tmp_path / "folder" / "x.html")
     one = "layout=0&task=0&driver=policy&take=0:B1"
     assert held["episodes"][one] == player.play(queries.parse(one, player))
 
@@ -208,7 +211,7 @@ def test_a_file_holds_what_its_page_asks_for(player, tmp_path, monkeypatch, caps
 def test_an_address_in_use_is_refused_in_one_sentence(player):
     with server.make(player, "127.0.0.1", 0) as running:
         for port in (running.server_port, 70000):
-            with pytest.raises(command.AddressError, match=f"--host=127.0.0.1 --port={port} cannot be listened on: "):
+            with pytest.raises(command.PlaceError, match=f"--host=127.0.0.1 --port={port} cannot be listened on: "):
                 command.serve(player, "127.0.0.1", port)
 
 

@@ -20,8 +20,8 @@ from internal_rl.explore.episodes import Player, Request
 from internal_rl.weights import WeightsError
 
 
-class AddressError(RuntimeError):
-    """An address that cannot be used, worded as one sentence."""
+class PlaceError(RuntimeError):
+    """An address or a file that cannot be used, worded as one sentence."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             export(player, own.export)
         else:
             serve(player, own.host, own.port)
-    except (WeightsError, AddressError, OSError) as error:
+    except (WeightsError, PlaceError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -55,9 +55,12 @@ def export(player: Player, path: Path) -> None:
     data = pages.about(player) | {"precomputed": pages.precomputed(player)}
     text = pages.html(f"Explorer: {player.entry.name}", data)
     partial = path.with_name(f"{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise PlaceError(f"--export={path} cannot be written: {error.strerror or error}.") from None
     print(f"{path}: {len(data['precomputed']['episodes'])} episodes, {len(text) / 1e6:.1f} MB")
 
 
@@ -67,7 +70,7 @@ def serve(player: Player, host: str, port: int) -> None:
         made = server.make(player, host, port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise AddressError(f"--host={host} --port={port} cannot be listened on: {reason}.") from None
+        raise PlaceError(f"--host={host} --port={port} cannot be listened on: {reason}.") from None
     with made as running:
         print("compiling (seconds) ...", flush=True)
         player.play(Request())

@@ -57,12 +57,15 @@ def _short(values: Any) -> list[Any]:
 
 def html(title: str, data: dict[str, Any]) -> str:
     """The page as one file; ``data`` is :func:`about`, with the episodes of a file under ``precomputed``."""
-    template, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("explorer.html", "explorer.js"))
-    style = page.style() + (ASSETS / "explorer.css").read_text(encoding="utf-8")
+
+    def asset(name: str) -> str:
+        return (ASSETS / name).read_text(encoding="utf-8")
+
+    style, script = page.style() + asset("explorer.css"), asset("drawing.js") + asset("explorer.js")
     # Inside a script element nothing but its end tag has a meaning.
     stored = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     filled = {"TITLE": page.escape(title), "STYLE": style, "SCRIPT": script, "DATA": stored}
-    return re.sub("%([A-Z]+)%", lambda place: filled[place[1]], template)
+    return re.sub("%([A-Z]+)%", lambda place: filled[place[1]], asset("explorer.html"))
 
 
 def precomputed(player: Player, layouts: int = LAYOUTS, tasks: int = TASKS) -> dict[str, Any]:
