@@ -34,7 +34,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling docs links clean
+.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html test test-all lint format torture bench scaling docs links clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,12 @@ sweep: $(INSTALLED)  ## Train the runs of SWEEP in FIGDIR, JOBS at a time, or go
 
 status: $(INSTALLED)  ## Show how the runs of SWEEP in FIGDIR stand
 	@$(PY) -m experiments.sweep --sweep=$(SWEEP) --status $(FIG_FLAGS)
+
+explore: $(INSTALLED)  ## Watch a trained model of the zoo in the browser, and take the wheel
+	@$(PY) -m internal_rl.explore $(ARGS)
+
+explore-html: $(INSTALLED)  ## The same as one file, runs/explorer.html, with precomputed episodes
+	@$(PY) -m internal_rl.explore --export=runs/explorer.html $(ARGS)
 
 test: $(INSTALLED)  ## Run the quick tests
 	@$(PY) -m pytest -q -m "not slow"

@@ -427,8 +427,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _check_same(stored: dict[str, Any], wanted: dict[str, Any], started: set[str], workdir: Path) -> None:
     # A field that is newer than the run had its default there.
-    defaults = dict(_flatten(json.loads(json.dumps(c.to_dict(c.Config())))))
-    old, new = dict(_flatten(stored)), dict(_flatten(wanted))
+    defaults = dict(flatten(json.loads(json.dumps(c.to_dict(c.Config())))))
+    old, new = dict(flatten(stored)), dict(flatten(wanted))
     for field in [*new, *(old.keys() - new.keys())]:
         before, after = old.get(field, defaults.get(field, "absent")), new.get(field, "absent")
         section, _, name = field.partition(".")
@@ -443,10 +443,11 @@ def _check_same(stored: dict[str, Any], wanted: dict[str, Any], started: set[str
         )
 
 
-def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries, with their keys joined by dots."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{name}.")
+            yield from flatten(value, f"{path}{name}.")
         else:
             yield path + name, value
 

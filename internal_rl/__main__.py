@@ -7,7 +7,6 @@ here is data, and ``tests/test_main.py`` compares it with ``experiments/`` and `
 from __future__ import annotations
 
 import collections
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ OTHERS = {
     "figures": "the figures of the paper from the runs of a sweep (make figures)",
     "report": "report.html again from what a run has left (make report)",
     "replay": "an episode of a finished run as a GIF (make replay)",
+    "export": "an entry of the zoo from a finished run: weights, configuration, scores, card",
     "torture": "kills stages at random moments and compares (make torture)",
 }
 """The other commands."""
@@ -69,6 +69,7 @@ VARIABLES = {
     "JAX_COMPILATION_CACHE_DIR": "where compiled programs are kept (~/.cache/internal_rl/jax; of make .cache/jax)",
     "JAX_PLATFORMS": "cpu, cuda or tpu, to choose among what JAX finds",
     "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID": "join several processes; Slurm has its own",
+    "XDG_CACHE_HOME": "where models of the zoo that do not ship are kept once downloaded (~/.cache)",
     "MUJOCO_GL": "egl, osmesa or glfw: how the ant's clips are rendered",
 }
 """Environment variables that matter."""
@@ -99,8 +100,7 @@ def overview() -> str:
         f"Presets, --config=CONFIG:\n\n{_table(presets)}",
         f"Written to --workdir=DIR:\n\n{_table(WRITTEN)}",
     ]
-    if importlib.util.find_spec("internal_rl.zoo"):
-        parts.append("Trained models that ship with the package: internal_rl.zoo.")
+    parts.append("Trained models that ship with the package: internal_rl.zoo; make explore shows one at work.")
     parts.append(f"Environment variables:\n\n{_table(VARIABLES)}")
     parts.append("python -m internal_rl --version names JAX and the devices; make help lists the targets.")
     return "\n\n".join(parts)

@@ -74,14 +74,19 @@ def write(
         *sections,
         _provenance_html(provenance),
     ]
-    style = f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>"
-    text = "\n".join([_HEAD.format(title=escape(title(provenance))), style, "<main>", *body, "</main></html>\n"])
+    head = [_HEAD.format(title=escape(title(provenance))), f"<style>\n{style()}</style>"]
+    text = "\n".join([*head, "<main>", *body, "</main></html>\n"])
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def style() -> str:
+    """The one style of all pages, as CSS."""
+    return _STYLE.read_text(encoding="utf-8")
 
 
 def table_html(heading: str, columns: Sequence[str], lines: Sequence[Sequence[str]], note: str = "") -> str:

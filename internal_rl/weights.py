@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,61 @@ def write(path: Path, tree: Any, about: dict[str, Any]) -> None:
     """
     flat = {jax.tree_util.keystr(at): np.asarray(x) for at, x in jax.tree_util.tree_leaves_with_path(tree)}
     content = save(flat)
-    for file, data in (
-        (path, content),
-        (
-            path.with_suffix(".json"),
-            (json.dumps({"sha256": hashlib.sha256(content).hexdigest()} | about, indent=2) + "\n").encode(),
-        ),
-    ):
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, file)
+    about = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} | about
+    _replace(path, content)
+    _replace(path.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
+
+
+def _replace(file: Path, data: bytes) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, file)
+
+
+def cache() -> Path:
+    """Where downloads are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "internal_rl" / "weights"
+
+
+def fetch(path: Path) -> Path:
+    """Where the parameters called ``path`` lie: there, or, if the ``.json`` beside names a ``url``, in the cache.
+
+    The first call downloads them, and keeps only what has the ``sha256`` and the ``bytes`` of the ``.json``.
+
+    Raises:
+      WeightsError: if the download fails or is not what was promised.
+    """
+    try:
+        vouched = path.with_suffix(".json").read_bytes()
+        about = json.loads(vouched)
+        if path.exists() or "url" not in about:
+            return path
+        url, size, wanted = str(about["url"]), int(about["bytes"]), str(about["sha256"])
+    except FileNotFoundError:
+        return path
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(f"{path.with_suffix('.json')} is damaged: no JSON with sha256, bytes and url.") from None
+    kept = cache() / wanted / path.name
+    if not kept.exists() or hashlib.sha256(kept.read_bytes()).hexdigest() != wanted:
+        content = _download(url, size)
+        found = hashlib.sha256(content).hexdigest()
+        if found != wanted:
+            raise WeightsError(f"{url} has sha256 {found[:16]}...; expected {wanted[:16]}..., so it was not kept.")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _replace(kept, content)
+    _replace(kept.with_suffix(".json"), vouched)
+    return kept
+
+
+def _download(url: str, size: int) -> bytes:
+    if not url.startswith(("https://", "http://")):
+        raise WeightsError(f"{url} is no address to download from; expected https://...")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return response.read(size + 1)  # one more than promised is enough to see that it is another file
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise WeightsError(f"{url} cannot be downloaded: {reason}.") from None
 
 
 def read(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:

@@ -8,6 +8,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import pytest
 import small_world
 
+from configs import gridworld
+from experiments import reproduce
 from internal_rl.data import Batch
 
 
@@ -19,3 +21,11 @@ def world() -> small_world.World:
 @pytest.fixture(scope="session")
 def batch() -> Batch:
     return small_world.random_batch()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a whole run at the smallest preset, not to be changed."""
+    workdir = tmp_path_factory.mktemp("run")
+    reproduce.run(gridworld.smoke(), workdir)
+    return workdir

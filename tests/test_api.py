@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "internal_rl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ARRAY = {"jax.Array", "np.ndarray", "np.ndarray | jax.Array"}
 # [T, D], [n_z], [...], [2]: an interval such as [0, 1] is no shape. A dtype alone is that of a scalar.
-SHAPE = re.compile(r"\[(?:\d+|[A-Za-z.][^\]]*)\]|\bscalars?\b|\b(int32|uint8|float32|bool)\b")
+SHAPE = re.compile(r"\[(?:\d+(?:, [A-Za-z][^\]]*)?|[A-Za-z.][^\]]*)\]|\bscalars?\b|\b(int32|uint8|float32|bool)\b")
 SUFFIXED = re.compile(r"_[A-Z0-9]+$")
 KEYS = {"key", "keys"}
 

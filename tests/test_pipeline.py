@@ -15,13 +15,6 @@ from internal_rl import config as c
 from internal_rl.learning import journal, loop
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    reproduce.run(gridworld.smoke(), workdir)
-    return workdir
-
-
 def test_results_hold_every_promised_number(finished):
     results = json.loads((finished / "results.json").read_text())
     for name in ("base_nll", "bayes_nll", "goal_known_nll", "solvable_share"):
