@@ -147,11 +147,13 @@ class Cell(nnx.Module):
         if self.decoder is not None:
             return self.decoder(e, code)
         hidden = nnx.relu(self.hyper_up(code))
+        weights = jnp.concatenate([hidden, jnp.ones((*hidden.shape[:-1], 1))], axis=-1)
         if self.rank == 0:
-            matrices = jnp.concatenate([self.hyper_u.kernel[...], self.hyper_u.bias[...][None]])
-            always = jnp.ones((*hidden.shape[:-1], 1))
-            square = matrices.reshape(-1, self.width, self.width)
-            return layers.mixed(e, jnp.concatenate([hidden, always], axis=-1), square)
-        shape = code.shape[:-1]
-        a = self.hyper_a(hidden).reshape(*shape, self.rank, self.width)
-        return layers.low_rank(e, (a, self.hyper_b(hidden).reshape(*shape, self.width, self.rank)))
+            return layers.mixed(e, weights, _matrices(self.hyper_u, self.width, self.width))
+        a, b = _matrices(self.hyper_a, self.rank, self.width), _matrices(self.hyper_b, self.width, self.rank)
+        return layers.mixed_low_rank(e, weights, a, b)
+
+
+def _matrices(layer: nnx.Linear, rows: int, columns: int) -> jax.Array:
+    """The matrices that a linear layer's inputs mix, its bias last, [K, rows, columns]."""
+    return jnp.concatenate([layer.kernel[...], layer.bias[...][None]]).reshape(-1, rows, columns)

@@ -242,6 +242,20 @@ def mixed(e_TD: jax.Array, weights_TK: jax.Array, matrices_KDD: jax.Array) -> ja
     return e_TD + jnp.einsum("...ke,kde->...d", weights_TK[..., None] * e_TD[..., None, :], matrices_KDD)
 
 
+def mixed_low_rank(e_TD: jax.Array, weights_TK: jax.Array, a_KRD: jax.Array, b_KDR: jax.Array) -> jax.Array:
+    """``e + B A e`` with ``A_t = sum_k weights_tk a_k`` and B likewise, without forming them for any step.
+
+    Args:
+      e_TD: [..., D], the residual stream.
+      weights_TK: [..., K].
+      a_KRD: [K, R, D].
+      b_KDR: [K, D, R].
+    """
+    # As many operations as A and B would take, but on K R numbers a step instead of 2 R D that have to pass memory.
+    inner = jnp.einsum("...k,...kr->...r", weights_TK, jnp.einsum("...d,krd->...kr", e_TD, a_KRD))
+    return e_TD + jnp.einsum("...kr,kdr->...d", weights_TK[..., None] * inner[..., None, :], b_KDR)
+
+
 def by_subgoal(e_TD: jax.Array, picked_TG: jax.Array, controllers: dict[str, jax.Array]) -> jax.Array:
     """``e + U^(g) e`` with the ground-truth controller of each step's subgoal (Eq. 1).
 
