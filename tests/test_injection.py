@@ -10,7 +10,6 @@ import small_world
 
 from internal_rl import build
 from internal_rl.analysis import injection
-from internal_rl.models import layers
 
 CFG = small_world.CONFIG
 
@@ -69,9 +68,8 @@ def forced(action):
     base["norm"]["scale"] = jnp.ones(width)
     base["action"]["kernel"] = 50 * jnp.eye(width)[:, :actions]
     base["action"]["bias"] = jnp.zeros(actions)
-    a = jnp.zeros((2, width)).at[0, 7].set(1.0)
-    b = jnp.zeros((width, 2)).at[action, 0].set(5.0)
-    return definition, base, lambda e_TD: layers.low_rank(e_TD, (a, b))
+    u = jnp.zeros((width, width)).at[action, 7].set(5.0)
+    return definition, base, lambda e_TD: e_TD + e_TD @ u.T
 
 
 def test_an_injected_controller_acts_only_after_the_expert_has_done_its_part():

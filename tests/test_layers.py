@@ -187,11 +187,15 @@ def test_linear_recurrence_on_every_backend(monkeypatch, backend):
 
 
 def test_low_rank_control_equals_the_dense_matrix():
-    """``e + U e`` with the n_e x n_e matrix U = B A, per step and shared."""
+    """``e + U e`` with the n_e x n_e matrix U = B A: one per step, mixed, and shared."""
     rng = np.random.default_rng(0)
     e, a, b = (rng.standard_normal((STEPS, *shape)) for shape in ((6,), (2, 6), (6, 2)))
     dense = [e[t] + (b[t] @ a[t]) @ e[t] for t in range(STEPS)]
-    np.testing.assert_allclose(layers.low_rank(e, (a, b)), dense, atol=1e-5)
+    each = np.eye(STEPS)
+    np.testing.assert_allclose(layers.mixed_low_rank(e, each, a, b), dense, atol=1e-5)
+    weights = rng.standard_normal((STEPS, STEPS))
+    u = np.einsum("tk,kdr,tl,lre->tde", weights, b, weights, a)
+    np.testing.assert_allclose(layers.mixed_low_rank(e, weights, a, b), e + np.einsum("tde,te->td", u, e), atol=1e-4)
     shared = e + e @ (b[0] @ a[0]).T
-    np.testing.assert_allclose(layers.low_rank(e, (a[0], b[0])), shared, atol=1e-5)
-    np.testing.assert_array_equal(layers.low_rank(e, (a, 0 * b)), np.float32(e))
+    np.testing.assert_allclose(layers.mixed_low_rank(e, each[0], a, b), shared, atol=1e-5)
+    np.testing.assert_array_equal(layers.mixed_low_rank(e, each, a, 0 * b), np.float32(e))

@@ -218,18 +218,6 @@ class Block(nnx.Module):
         return x_TD + self.mlp(self.mlp_norm(x_TD)), state
 
 
-def low_rank(e_TD: jax.Array, factors: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """``e + U e`` with ``U = B A`` (Eq. 1, 11), without forming U.
-
-    Args:
-      e_TD: [T, D], the residual stream.
-      factors: A [T, R, D] and B [T, D, R] (or without T: one controller for all steps).
-    """
-    a, b = factors
-    inner = jnp.einsum("...rd,...d->...r", a, e_TD)
-    return e_TD + jnp.einsum("...dr,...r->...d", b, inner)
-
-
 def mixed(e_TD: jax.Array, weights_TK: jax.Array, matrices_KDD: jax.Array) -> jax.Array:
     """``e + U e`` with full ``U_t = sum_k weights_tk matrices_k``, without forming U for any step.
 
@@ -243,7 +231,7 @@ def mixed(e_TD: jax.Array, weights_TK: jax.Array, matrices_KDD: jax.Array) -> ja
 
 
 def mixed_low_rank(e_TD: jax.Array, weights_TK: jax.Array, a_KRD: jax.Array, b_KDR: jax.Array) -> jax.Array:
-    """``e + B A e`` with ``A_t = sum_k weights_tk a_k`` and B likewise, without forming them for any step.
+    """``e + B A e`` with ``A_t = sum_k weights_tk a_k`` and B likewise (Eq. 1, 11), without forming them for any step.
 
     Args:
       e_TD: [..., D], the residual stream.
@@ -266,8 +254,7 @@ def by_subgoal(e_TD: jax.Array, picked_TG: jax.Array, controllers: dict[str, jax
     """
     if "u" in controllers:
         return mixed(e_TD, picked_TG, controllers["u"])
-    a, b = (jnp.einsum("...g,gij->...ij", picked_TG, controllers[name]) for name in ("a", "b"))
-    return low_rank(e_TD, (a, b))
+    return mixed_low_rank(e_TD, picked_TG, controllers["a"], controllers["b"])
 
 
 def controllers(key: jax.Array, subgoals: int, rank: int, width: int) -> dict[str, jax.Array]:
