@@ -26,9 +26,10 @@ import sys
 REPOSITORY_URL = ""  # On Colab: fill in the address that you would `git clone`.
 
 if "google.colab" in sys.modules:
+    import configparser
     import os
     import subprocess
-    from importlib.metadata import PackageNotFoundError, requires, version
+    from importlib.metadata import PackageNotFoundError, version
 
     from packaging.requirements import Requirement
 
@@ -46,15 +47,17 @@ if "google.colab" in sys.modules:
             raise SystemExit("REPOSITORY_URL is empty; fill in the repository's address at the top of this cell.")
         subprocess.run(["git", "clone", "--depth=1", REPOSITORY_URL, "internal_rl"], check=True)
         os.chdir("internal_rl")
-    pip("--no-deps", ".")
-    needed = [requirement for requirement in map(Requirement, requires("internal_rl")) if not requirement.marker]
+    setup = configparser.ConfigParser()
+    setup.read("setup.cfg")
+    needed = [Requirement(line) for line in setup["options"]["install_requires"].split("\n") if line]
+    for requirement in needed:
+        if requirement.name == "jax" and is_missing(requirement):
+            print(f"Colab has JAX {version('jax')}; the package asks for {requirement.specifier}.")
     unused = {"jax", "mujoco", "mujoco-mjx"}  # JAX stays as it is; the physics is the ant's, which is not shown here
     missing = [str(requirement) for requirement in needed if requirement.name not in unused and is_missing(requirement)]
     if missing:
         pip(*missing, *(f"{name}=={version(name)}" for name in ("jax", "jaxlib")))
-    for requirement in needed:
-        if requirement.name == "jax" and is_missing(requirement):
-            print(f"Colab has JAX {version('jax')}; this was tested with {requirement.specifier}.")
+    pip("--no-deps", ".")
 
 # %%
 import csv
