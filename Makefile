@@ -34,7 +34,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html test test-all lint format torture bench scaling docs links clean
+.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html notebook test test-all lint format torture bench scaling docs links clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,11 @@ explore: $(INSTALLED)  ## Watch a trained model of the zoo in the browser, and t
 
 explore-html: $(INSTALLED)  ## The same as one file, runs/explorer.html, with precomputed episodes
 	@$(PY) -m internal_rl.explore --export=runs/explorer.html $(ARGS)
+
+# --update keeps the names of cells, so that only what changed is new.
+notebook: $(INSTALLED)  ## Make the Colab notebook from notebooks/reproduce.py, and run it to check
+	@$(PY) -m jupytext --quiet --to ipynb --update notebooks/reproduce.py
+	@$(PY) -m pytest -q tests/test_notebook.py
 
 test: $(INSTALLED)  ## Run the quick tests
 	@$(PY) -m pytest -q -m "not slow"

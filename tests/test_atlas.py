@@ -66,7 +66,7 @@ def test_shares_are_of_first_visits_with_the_code_held(world, fitted):
     found, scores = fitted
     for share in (found.leads, found.usual):
         np.testing.assert_allclose(np.sum(share, axis=-1), 1, atol=1e-5)
-    env, code, keys = atlas._held(world.cfg, world.base, world.controller), found.codes[0, 0], [3, 4, 5, 6]
+    env, code, keys = atlas.held(world.cfg, world.base, world.controller), found.codes[0, 0], [3, 4, 5, 6]
     step, counts = jax.jit(env.step), np.zeros(world.cfg.env.colours + 1)
     for seed in keys:
         state, first = env.reset(jax.random.key(seed)), world.cfg.env.colours

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small_world
 
@@ -36,24 +35,10 @@ def accuracy(planted):
     """Trained on one half, measured on the other."""
     e, subgoal, alive = planted
     half = BATCH // 2
-    scale = probing.standardiser(e[:, :half], alive[:half])
-
-    def loss(params):
-        logits = probing.logits(params, scale, e[:, :half])
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, subgoal[None, :half])
-        return jnp.sum(jnp.where(alive[:half], nll, 0.0))
 
     @jax.jit
     def fit():
-        tx = optax.adam(0.05)
-        params = probing.init(LAYERS, WIDTH, GROUPS)
-
-        def step(carry, _):
-            params, state = carry
-            updates, state = tx.update(jax.grad(loss)(params), state)
-            return (optax.apply_updates(params, updates), state), None
-
-        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=200)
+        params, scale = probing.fit(e[:, :half], subgoal[:half], alive[:half], GROUPS, steps=200)
         logits = probing.logits(params, scale, e[:, half:])
         return jnp.stack([probing.accuracy(one, subgoal[half:], alive[half:]) for one in logits])
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx, struct
 
 from internal_rl import build, data
@@ -19,9 +18,7 @@ from internal_rl.config import Config
 from internal_rl.envs import pinpad
 from internal_rl.envs.latent import LatentEnv
 from internal_rl.learning import objectives
-from internal_rl.learning.losses import masked_mean
 from internal_rl.models.cell import schedule_gate
-from internal_rl.models.heads import categorical_nll
 
 CLOUD, STORED = 64, 4
 """Codes collected, and codes stored, of each subgoal."""
@@ -93,7 +90,7 @@ def fit(cfg: Config, base: Any, controller: Any, key: jax.Array, effort: Effort)
     probe_w, probe_b = _probe(cfg, *train, effort.probe_steps)
     cloud = _collect(cfg, base, controller, train[0], keys[2])
     codes = cloud.reshape(-1, cloud.shape[-1])
-    env = _held(cfg, base, controller)
+    env = held(cfg, base, controller)
     own = _owned(cfg)
     screened = first_colours(env, codes, jax.random.split(keys[3], effort.screened)).reshape(*cloud.shape[:2], -1)
     ranked = jnp.argsort(-jnp.einsum("gno,go->gn", screened, own), axis=1)
@@ -116,8 +113,17 @@ def fit(cfg: Config, base: Any, controller: Any, key: jax.Array, effort: Effort)
     return found, scores
 
 
+def held(cfg: Config, base: Any, controller: Any) -> LatentEnv:
+    """Random layouts in which the first code is held to the end, whatever the switch says."""
+    env = build.latent_env(cfg, base, controller)
+    return env.replace(env=build.grid(cfg, ((0,),)), gate=schedule_gate(cfg.env.horizon + 1))
+
+
 def first_colours(env: LatentEnv, codes: jax.Array, keys: jax.Array) -> jax.Array:
-    """Which colour is visited first under each of M held codes [M, n_z], as shares of the keys' layouts [M, O + 1]."""
+    """Which colour is visited first under each of M codes [M, n_z], as shares of the keys' layouts [M, O + 1].
+
+    ``env`` is that of :func:`held`; the last share is of layouts in which no colour is visited.
+    """
 
     def share(code):
         return jnp.mean(jax.vmap(lambda key: _first(env, code, key))(keys), axis=0)
@@ -151,12 +157,6 @@ def _first(env: LatentEnv, code: jax.Array, key: jax.Array) -> jax.Array:
     return jax.nn.one_hot(jnp.where(first < 0, colours, first), colours + 1)
 
 
-def _held(cfg: Config, base: Any, controller: Any) -> LatentEnv:
-    """An environment that never asks for another code than the first."""
-    env = build.latent_env(cfg, base, controller)
-    return env.replace(env=build.grid(cfg, ((0,),)), gate=schedule_gate(cfg.env.horizon + 1))
-
-
 def _expert(cfg: Config, base: Any, key: jax.Array, count: int) -> tuple[data.Batch, jax.Array]:
     """Noiseless expert episodes and their residuals at the controlled layer, [B, T, D]."""
     expert = dataclasses.replace(cfg.expert, epsilon=0.0)
@@ -166,19 +166,7 @@ def _expert(cfg: Config, base: Any, key: jax.Array, count: int) -> tuple[data.Ba
 
 def _probe(cfg: Config, episodes: data.Batch, e_BTD: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
     """A linear probe of the subgoal, [D, G] and [G]."""
-    scale, tx = probing.standardiser(e_BTD[None], episodes.alive), optax.adam(0.03)
-
-    def loss(params):
-        logits_BTG = probing.logits(params, scale, e_BTD[None])[0]
-        return masked_mean(categorical_nll(logits_BTG, episodes.subgoal), episodes.alive)
-
-    def descend(carry, _):
-        params, state = carry
-        change, state = tx.update(jax.grad(loss)(params), state)
-        return (optax.apply_updates(params, change), state), None
-
-    params = probing.init(1, cfg.model.width, build.subgoals(cfg))
-    (params, _), _ = jax.lax.scan(descend, (params, tx.init(params)), length=steps)
+    params, scale = probing.fit(e_BTD[None], episodes.subgoal, episodes.alive, build.subgoals(cfg), steps)
     w = params["w"][0] / scale["std"][0][:, None]
     return w, params["b"][0] - scale["mean"][0] @ w
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from internal_rl.learning.losses import masked_mean
+from internal_rl.models.heads import categorical_nll
 
 Params = dict[str, jax.Array]
 
@@ -25,6 +27,29 @@ def standardiser(e_LBTD: jax.Array, alive_BT: jax.Array) -> Params:
     mean = jnp.einsum("lbtd,bt->ld", e_LBTD, alive_BT.astype(jnp.float32)) / count
     square = jnp.einsum("lbtd,bt->ld", (e_LBTD - mean[:, None, None]) ** 2, alive_BT.astype(jnp.float32)) / count
     return {"mean": mean, "std": jnp.sqrt(square) + 1e-6}
+
+
+def fit(
+    e_LBTD: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array, subgoals: int, steps: int = 300
+) -> tuple[Params, Params]:
+    """Probes of all layers, trained by ``steps`` updates of Adam on the whole batch, each layer as if it were alone.
+
+    Returns:
+      The probes and their standardiser, the first arguments of :func:`logits`.
+    """
+    scale, tx = standardiser(e_LBTD, alive_BT), optax.adam(0.03)
+
+    def loss(params):
+        nll = jax.vmap(lambda one: masked_mean(categorical_nll(one, subgoal_BT), alive_BT))
+        return jnp.sum(nll(logits(params, scale, e_LBTD)))
+
+    def descend(carry, _):
+        params, state = carry
+        change, state = tx.update(jax.grad(loss)(params), state)
+        return (optax.apply_updates(params, change), state), None
+
+    params = init(e_LBTD.shape[0], e_LBTD.shape[-1], subgoals)
+    return jax.lax.scan(descend, (params, tx.init(params)), length=steps)[0][0], scale
 
 
 def logits(params: Params, scale: Params, e_LBTD: jax.Array) -> jax.Array:
