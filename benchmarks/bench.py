@@ -82,14 +82,25 @@ def run(selected: Sequence[Program], dtype: str, seconds: float) -> dict[str, An
     return about | checkpoints.provenance() | {"rows": rows}
 
 
-def write(report: dict[str, Any], out: Path) -> Path:
-    """Writes ``bench.json``, ``table.md`` and ``roofline.png`` into a new folder under ``out``, and returns it."""
-    folder = out / report["made"].replace(":", "").removesuffix("+0000")
-    folder.mkdir(parents=True)
-    (folder / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(tables.markdown(report), encoding="utf-8")
-    if roofline.points(report):
-        (folder / "roofline.png").write_bytes(charts.png(roofline.figure(report)))
+def files_of(report: dict[str, Any]) -> dict[str, str | bytes]:
+    """What is written, by ending; a figure only where there is something to draw."""
+    files: dict[str, str | bytes] = {"json": json.dumps(report, indent=1) + "\n", "md": tables.markdown(report)}
+    return files | ({"png": charts.png(roofline.figure(report))} if roofline.points(report) else {})
+
+
+def write(made: str, out: Path, name: str, files: dict[str, str | bytes]) -> Path:
+    """Writes files called ``name`` into a new folder under ``out``, called after the time, and returns it.
+
+    Raises:
+      SystemExit: if it cannot be written.
+    """
+    folder = out / made.replace(":", "").removesuffix("+0000")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending, content in files.items():
+            (folder / f"{name}.{ending}").write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise SystemExit(f"error: --out={out} cannot be used: {error.strerror or error}.") from error
     return folder
 
 
@@ -130,7 +141,7 @@ def main() -> None:
         return
     report = run(chosen(every, options.only), options.dtype, options.seconds)
     print(*(f"aim: {aim}" for aim in tables.aims(report["rows"])), sep="\n")
-    print(f"written to {write(report, options.out)}")
+    print(f"written to {write(report['made'], options.out, 'bench', files_of(report))}")
     if any("error" in row for row in report["rows"]):
         raise SystemExit(1)
 

@@ -66,6 +66,12 @@ def headline(machine: dict[str, Any], dtype: str, roofs: dict[str, float]) -> st
     return f"{where}; {roof}"
 
 
+def revision(report: dict[str, Any]) -> str:
+    """The git revision in short."""
+    whole, mark, changed = report["git"].partition("+")
+    return whole[:10] + mark + changed
+
+
 def floors(row: Row) -> list[str]:
     """Times that no program of these operations and bytes could be below, and how far the row is from them."""
     both, s = (row["floor_flops_s"], row["floor_bytes_s"]), row["s"]
@@ -76,7 +82,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Both tables under a line that says where they are from."""
     good = [row for row in report["rows"] if "error" not in row]
     about = f"{headline(report['machine'], report['dtype'], report['roofs'])}; jax {report['versions']['jax']}, "
-    about += f"revision {report['git']}, {report['made']}."
+    about += f"revision {revision(report)}, {report['made']}."
     first = table("1. Measured", HEAD, map(cells, report["rows"]))
     second = table("2. Floors", FLOORS, map(floors, good))
     return f"{about}\n\n{first}\n{second}\n" + "".join(f"- {aim}\n" for aim in aims(report["rows"]))

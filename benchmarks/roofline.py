@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.bench_tables import revision
 from internal_rl.charts import GREY, INK, LINES, MARKS, panels_of, styled
 
 PATHS = {
@@ -40,7 +41,7 @@ def figure(report: dict[str, Any]) -> Figure:
     if not drawn:
         raise ValueError("no row of the report has operations; expected at least one.")
     peak, memory = roofs["flops_per_s"], roofs["bytes_per_s"]
-    figure, (axes,) = panels_of(1, 1, (7.4, 4.6), f"revision {report['git']}, {report['machine']['processor']}")
+    figure, (axes,) = panels_of(1, 1, (7.4, 4.6), f"revision {revision(report)}, {report['machine']['processor']}")
     ridge = peak / memory
     x = np.geomspace(min(*(row["x"] for row in drawn), ridge) / 2, 2 * max(*(row["x"] for row in drawn), ridge), 100)
     axes.plot(x, np.minimum(peak, memory * x), color=GREY, lw=1.6)
