@@ -33,7 +33,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench scaling clean
+.PHONY: help install reproduce reproduce-ant ant-expert report figures sweep status $(FIGURES) figA1 figA3 figA5 test test-all lint format torture bench bench-curves bench-compare bench-publish scaling clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,8 +101,17 @@ format: $(INSTALLED)  ## Format the code and apply safe fixes
 torture: $(INSTALLED)  ## Kill the stages N times in all at random moments and compare with undisturbed runs
 	@$(PY) -m experiments.torture --kills=$(N) $(ARGS)
 
-bench: $(INSTALLED)  ## Measure throughput on one core; writes results/bench.json
+bench: $(INSTALLED)  ## Measure every hot path against what the machine can do; ARGS="--only=pretrain" some, --help more
 	@$(PY) -m benchmarks.bench $(ARGS)
+
+bench-curves: $(INSTALLED)  ## Measure pretraining against batch, T, depth, width and vmapped seeds
+	@$(PY) -m benchmarks.curves $(ARGS)
+
+bench-compare: $(INSTALLED)  ## Compare two runs of bench, A=old/bench.json B=new/bench.json
+	@$(PY) -m benchmarks.compare $(or $(A),$(error A is missing; expected A=old/bench.json B=new/bench.json)) $(or $(B),$(error B is missing; expected A=old/bench.json B=new/bench.json))
+
+bench-publish: $(INSTALLED)  ## Put the folders FROM, written by bench and bench-curves, into docs/performance.md and results/
+	@$(PY) -m benchmarks.publish $(or $(FROM),$(error FROM is missing; expected the folder that make bench has written))
 
 scaling: $(INSTALLED)  ## Derive what scales over how many devices; writes the tables of docs/scaling.md
 	@$(PY) -m benchmarks.scaling --write $(ARGS)

@@ -14,7 +14,7 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,32 +64,36 @@ def measured(selected: Sequence[Program], roofs: dict[str, float], seconds: floa
         yield {"name": program.name} | row
 
 
-def run(selected: Sequence[Program], dtype: str, seconds: float) -> dict[str, Any]:
-    """Measures the rows between two measurements of the roofs, printing each."""
-    before = timing.matmul_rate(dtype, seconds)
-    roofs = {"flops_per_s": before, "bytes_per_s": timing.bandwidth(seconds)}
-    machine = timing.machine()
-    print(tables.headline(machine, dtype, roofs), tables.line(tables.HEAD), sep="\n", flush=True)
-    rows = []
-    for row in measured(selected, roofs, seconds):
-        rows.append(row)
-        print(tables.line(tables.cells(row)), flush=True)
-    drift = timing.matmul_rate(dtype, seconds) / before - 1
-    if abs(drift) > DRIFT:
-        print(f"The machine was not quiet: matrix products became {drift:+.0%} as fast on the way.", file=sys.stderr)
+def opened(schema: str, dtype: str, seconds: float) -> dict[str, Any]:
+    """A report without rows: what is measured where, and the two roofs."""
+    roofs = {"flops_per_s": timing.matmul_rate(dtype, seconds), "bytes_per_s": timing.bandwidth(seconds)}
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    about = {"schema": SCHEMA, "made": made, "machine": machine, "dtype": dtype, "drift": drift, "roofs": roofs}
-    return about | checkpoints.provenance() | {"rows": rows}
+    about = {"schema": schema, "made": made, "machine": timing.machine(), "dtype": dtype, "roofs": roofs}
+    return about | checkpoints.provenance()
 
 
-def files_of(report: dict[str, Any]) -> dict[str, str | bytes]:
-    """What is written, by ending; a figure only where there is something to draw."""
-    files: dict[str, str | bytes] = {"json": json.dumps(report, indent=1) + "\n", "md": tables.markdown(report)}
-    return files | ({"png": charts.png(roofline.figure(report))} if roofline.points(report) else {})
+def run(selected: Sequence[Program], dtype: str, seconds: float, out: Path) -> tuple[dict[str, Any], Path]:
+    """Measures the rows, printing each and keeping it at once; returns the report and its folder."""
+    report = opened(SCHEMA, dtype, seconds) | {"rows": []}
+    print(tables.headline(report), tables.line(tables.HEAD), sep="\n", flush=True)
+    for row in measured(selected, report["roofs"], seconds):
+        report["rows"].append(row)
+        print(tables.line(tables.cells(row)), flush=True)
+        write(report["made"], out, "bench", {"json": dump(report)})
+    report["drift"] = timing.matmul_rate(dtype, seconds) / report["roofs"]["flops_per_s"] - 1
+    if abs(report["drift"]) > DRIFT:
+        print(f"The machine is not quiet: matrix products are now {report['drift']:+.0%} as fast.", file=sys.stderr)
+    figure = {"png": charts.png(roofline.figure(report))} if roofline.points(report) else {}
+    return report, write(report["made"], out, "bench", {"json": dump(report), "md": tables.markdown(report)} | figure)
 
 
-def write(made: str, out: Path, name: str, files: dict[str, str | bytes]) -> Path:
-    """Writes files called ``name`` into a new folder under ``out``, called after the time, and returns it.
+def dump(report: dict[str, Any]) -> str:
+    """As JSON."""
+    return json.dumps(report, indent=1) + "\n"
+
+
+def write(made: str, out: Path, name: str, files: Mapping[str, str | bytes]) -> Path:
+    """Writes files called ``name``, by ending, into the folder of this time under ``out``, and returns it.
 
     Raises:
       SystemExit: if it cannot be written.
@@ -139,9 +143,8 @@ def main() -> None:
     if options.list:
         print("\n".join(program.name for program in every))
         return
-    report = run(chosen(every, options.only), options.dtype, options.seconds)
-    print(*(f"aim: {aim}" for aim in tables.aims(report["rows"])), sep="\n")
-    print(f"written to {write(report['made'], options.out, 'bench', files_of(report))}")
+    report, folder = run(chosen(every, options.only), options.dtype, options.seconds, options.out)
+    print(*(f"aim: {aim}" for aim in tables.aims(report["rows"])), f"written to {folder}", sep="\n")
     if any("error" in row for row in report["rows"]):
         raise SystemExit(1)
 

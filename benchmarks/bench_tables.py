@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.tables import number, table
 
 Row = dict[str, Any]
-HEAD = ("row", "time", "throughput", "operations", "reached", "of matmul", "compile", "peak memory", "size")
-WIDTHS = (28, 9, 21, 11, 10, 9, 7, 11, 0)
+HEAD = ("row", "time", "busy", "throughput", "operations", "reached", "of matmul", "compile", "peak memory", "size")
+WIDTHS = (28, 9, 5, 21, 11, 10, 9, 7, 11, 0)
 FLOORS = ("row", "floor of operations, ms", "floor of bytes, ms", "measured, ms", "the larger floor is")
 AIMS = (
     ("env_step@paper", "rate", 5e6, "steps/s"),
@@ -42,7 +42,7 @@ def cells(row: Row) -> list[str]:
     products = row["flops_from"] == "products"
     operation = "FLOP" if products else "OP"
     return [
-        row["name"], duration(row["s"]), f"{scaled(row['rate'])}{row['unit']}/s",
+        row["name"], duration(row["s"]), f"{row['busy']:.0%}", f"{scaled(row['rate'])}{row['unit']}/s",
         f"{'' if products else '~'}{scaled(row['flops'])}{operation}", f"{scaled(row['flops_per_s'])}{operation}/s",
         f"{row['share']:.1%}" if products else "-", f"{row['compile_s']:.1f} s", f"{scaled(row['peak_bytes'])}B",
         row["what"],
@@ -58,8 +58,9 @@ def line(texts: Sequence[str]) -> str:
     return " ".join([f"{first:{WIDTHS[0]}}", *aligned, f" {last}"])
 
 
-def headline(machine: dict[str, Any], dtype: str, roofs: dict[str, float]) -> str:
+def headline(report: dict[str, Any]) -> str:
     """What was measured where, and the two roofs."""
+    machine, dtype, roofs = report["machine"], report["dtype"], report["roofs"]
     where = f"{machine['processor']}, {machine['backend']}"
     where += f", {machine['threads']} thread(s)" if machine["backend"] == "cpu" else f", {machine['device']}"
     roof = f"matrix products ({dtype}) {scaled(roofs['flops_per_s'])}FLOP/s, memory {scaled(roofs['bytes_per_s'])}B/s"
@@ -81,7 +82,7 @@ def floors(row: Row) -> list[str]:
 def markdown(report: dict[str, Any]) -> str:
     """Both tables under a line that says where they are from."""
     good = [row for row in report["rows"] if "error" not in row]
-    about = f"{headline(report['machine'], report['dtype'], report['roofs'])}; jax {report['versions']['jax']}, "
+    about = f"{headline(report)}; jax {report['versions']['jax']}, "
     about += f"revision {revision(report)}, {report['made']}."
     first = table("1. Measured", HEAD, map(cells, report["rows"]))
     second = table("2. Floors", FLOORS, map(floors, good))

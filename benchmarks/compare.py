@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     reports = [load(path) for path in (options.a, options.b)]
     for label, report in zip("AB", reports, strict=True):
-        print(f"{label}: {report['made']}, {headline(report['machine'], report['dtype'], report['roofs'])}")
+        print(f"{label}: {report['made']}, {headline(report)}")
     print(*compared(*reports), sep="\n")
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 
 from benchmarks import bench, bench_tables, paper_cost, programs, tables, timing
 from configs import gridworld
-from internal_rl import charts, checkpoints
+from internal_rl import charts
 from internal_rl.config import Config
 from internal_rl.data import Batch
 
@@ -47,18 +45,16 @@ FREE = 1.25
 
 
 def configured(point: Point) -> Config:
-    """The tiny gridworld with a model and batch of this size; episodes are padded to T."""
-    cfg = gridworld.tiny()
-    model = dataclasses.replace(
-        cfg.model, width=point["width"], depth=point["depth"], head_width=point["width"] // cfg.model.heads,
-        mlp=2 * point["width"],
-    )  # fmt: skip
-    train = dataclasses.replace(cfg.pretrain, batch=point["batch"], seeds=point["seeds"])
-    env = dataclasses.replace(cfg.env, horizon=point["T"])
-    # Short tasks, which can be done in the fewest steps.
-    env = dataclasses.replace(env, pretrain_tasks=((0, 1), (2, 3)))
-    expert = dataclasses.replace(cfg.expert, horizon=0)
-    return dataclasses.replace(cfg, model=model, pretrain=train, env=env, expert=expert)
+    """The preset ``paper`` on the tiny grid, with a model and batch of this size; episodes are padded to T."""
+    cfg, small = gridworld.paper(), gridworld.tiny()
+    heads = {"head_width": point["width"] // cfg.model.heads, "mlp": 2 * point["width"]}
+    return dataclasses.replace(
+        cfg,
+        # Two colours can be visited in the fewest steps.
+        env=dataclasses.replace(small.env, horizon=point["T"], pretrain_tasks=((0, 1), (2, 3))),
+        model=dataclasses.replace(cfg.model, width=point["width"], depth=point["depth"], **heads),
+        pretrain=dataclasses.replace(cfg.pretrain, batch=point["batch"], seeds=point["seeds"]),
+    )
 
 
 @functools.cache
@@ -93,7 +89,7 @@ def table(axis: str, rows: Sequence[timing.Row], middle: Point) -> str:
     """A curve in numbers."""
     others = ", ".join(f"{name} {value}" for name, value in middle.items() if name != axis)
     head = (axis, "time", "throughput", "reached", "of matmul", "peak memory")
-    lines = ([str(row["x"]), *(bench_tables.cells({"name": "", **row})[i] for i in (1, 2, 4, 5, 7))] for row in rows)
+    lines = ([str(row["x"]), *(bench_tables.cells({"name": "", **row})[i] for i in (1, 3, 5, 6, 8))] for row in rows)
     return tables.table(f"Against {axis} ({others})", head, lines)
 
 
@@ -114,27 +110,23 @@ def figure(report: dict[str, Any]) -> Any:
 
 def markdown(report: dict[str, Any]) -> str:
     """All tables."""
-    where = bench_tables.headline(report["machine"], report["dtype"], report["roofs"])
     parts = [table(axis, rows, report["middle"]) for axis, rows in report["curves"].items()]
     seeds = [sentence(report["curves"]["seeds"])] if "seeds" in report["curves"] else []
-    return "\n".join([f"{where}, revision {bench_tables.revision(report)}.\n", *parts, *seeds]) + "\n"
+    where = f"{bench_tables.headline(report)}; revision {bench_tables.revision(report)}, {report['made']}.\n"
+    return "\n".join([where, *parts, *seeds]) + "\n"
 
 
 def run(axes: Sequence[str], curves: dict[str, Sequence[int]], middle: Point, seconds: float) -> dict[str, Any]:
     """Measures the curves of ``axes``."""
-    roofs = {"flops_per_s": timing.matmul_rate("float32", seconds), "bytes_per_s": timing.bandwidth(seconds)}
-    machine, measured = timing.machine(), {}
-    print(bench_tables.headline(machine, "float32", roofs), flush=True)
+    report = bench.opened(SCHEMA, "float32", seconds) | {"middle": middle, "curves": {axis: [] for axis in axes}}
+    print(bench_tables.headline(report), flush=True)
     for axis in axes:
-        measured[axis] = []
         for x in curves[axis]:
-            row = timing.with_roofs(timing.measure(update(middle | {axis: x}), seconds), roofs) | {"x": x}
+            row = timing.with_roofs(timing.measure(update(middle | {axis: x}), seconds), report["roofs"]) | {"x": x}
             jax.clear_caches()
-            measured[axis].append(row)
+            report["curves"][axis].append(row)
             print(f"{axis:6} {x:>5} {bench_tables.duration(row['s']):>9} {row['share']:>6.1%} of matmul", flush=True)
-    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    about = {"schema": SCHEMA, "made": made, "machine": machine, "dtype": "float32", "roofs": roofs, "middle": middle}
-    return about | checkpoints.provenance() | {"curves": measured}
+    return report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -153,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     small = jax.default_backend() == "cpu"
     curves, middle = (SMALL_CURVES, SMALL) if small else (LARGE_CURVES, LARGE)
     report = run(axes, curves, middle, options.seconds)
-    files = {"json": json.dumps(report, indent=1) + "\n", "md": markdown(report), "png": charts.png(figure(report))}
+    files = {"json": bench.dump(report), "md": markdown(report), "png": charts.png(figure(report))}
     folder = bench.write(report["made"], options.out, "curves", files)
     if "seeds" in report["curves"]:
         print(sentence(report["curves"]["seeds"]))

@@ -57,7 +57,14 @@ def stage_of(cfg: Config, name: str, make: Make = jax.eval_shape) -> tuple[loop.
         from experiments import ant_expert  # imports MuJoCo, which takes seconds
 
         return ant_expert.stage(cfg), make(lambda: ant_expert.initial(cfg)), {"vary": {}}
+    data, data_axes = ({}, {}) if cfg.env.body == "point" else ({"data": make(lambda: data_of(cfg))}, {"data": None})
+    alone = {"vary": {}} | data
+    if name == "pretrain":
+        prior = make(lambda: jnp.zeros(len(cfg.env.pretrain_tasks)))
+        return pretrain.stage(cfg, data_axes), make(lambda: pretrain.initial(cfg)), alone | {"log_prior": prior}
     base = make(lambda: pretrain.initial(cfg).params)
+    if name == "compile":
+        return compile.stage(cfg, data_axes), make(lambda tree: compile.initial(cfg, tree), base), alone
     if name == "raw":
         return raw.stage(cfg), make(lambda tree: raw.initial(cfg, tree), base), {"vary": {}}
     # One pretrained base model is shared by all seeds, without their axis.
@@ -67,16 +74,9 @@ def stage_of(cfg: Config, name: str, make: Make = jax.eval_shape) -> tuple[loop.
         one["controller"] = make(lambda: discover.initial(cfg).params)
         stage = reinforce.stage(cfg, axes | {"controller": 0})
         return stage, make(lambda: reinforce.initial(cfg)), one
-    data, data_axes = ({}, {}) if cfg.env.body == "point" else ({"data": make(lambda: data_of(cfg))}, {"data": None})
     if name == "control":
         return control.stage(cfg, axes | data_axes), make(lambda: control.initial(cfg)), one | data
-    if name == "discover":
-        return discover.stage(cfg, axes | data_axes), make(lambda: discover.initial(cfg)), one | data
-    alone = {"vary": {}} | data
-    if name == "compile":
-        return compile.stage(cfg, data_axes), make(lambda tree: compile.initial(cfg, tree), base), alone
-    prior = make(lambda: jnp.zeros(len(cfg.env.pretrain_tasks)))
-    return pretrain.stage(cfg, data_axes), make(lambda: pretrain.initial(cfg)), alone | {"log_prior": prior}
+    return discover.stage(cfg, axes | data_axes), make(lambda: discover.initial(cfg)), one | data
 
 
 def first_row(tree: Any, axes: Any = 0, make: Make = jax.eval_shape) -> Any:

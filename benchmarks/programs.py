@@ -104,7 +104,7 @@ def resets(cfg: Config) -> Built:
 def expert(cfg: Config, batch: int = 1024) -> Built:
     """Successful trajectories, rejection included."""
     env = build.pretrain_env(cfg)
-    what = f"batch {batch}, T {env.horizon}, successful ones only"
+    what = f"batch {batch}, T {cfg.expert.horizon or env.horizon}, successful ones only"
     return Built(
         lambda key: shortest_path.sample(env, cfg.expert, key, batch), (jax.random.key(0),), batch, "trajectories", what
     )
