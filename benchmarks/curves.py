@@ -100,11 +100,11 @@ def figure(report: dict[str, Any]) -> Any:
         x = [row["x"] for row in rows]
         curves = {
             "measured": (x, [[1e3 * row["s"]] for row in rows]),
-            "operations / matmul rate": (x, [[1e3 * row["floor_flops_s"]] for row in rows]),
+            "matmul floor": (x, [[1e3 * row["floor_flops_s"]] for row in rows]),
         }
         if axis == "seeds":
             curves["one after the other"] = (x, [[1e3 * rows[0]["s"] * seeds] for seeds in x])
-        panels.append(charts.Panel(axis, curves, axis, "ms per update", log_x=True, log_y=True))
+        panels.append(charts.Panel(f"against {axis}", curves, axis, "ms per update", log_x=True, log_y=True))
     return charts.lines(panels, stamp=f"revision {bench_tables.revision(report)}, {report['machine']['processor']}")
 
 

@@ -44,18 +44,15 @@ def figure(report: dict[str, Any]) -> Figure:
     figure, (axes,) = panels_of(1, 1, (7.4, 4.6), f"revision {revision(report)}, {report['machine']['processor']}")
     ridge = peak / memory
     x = np.geomspace(min(*(row["x"] for row in drawn), ridge) / 2, 2 * max(*(row["x"] for row in drawn), ridge), 100)
-    axes.plot(x, np.minimum(peak, memory * x), color=GREY, lw=1.6)
-    axes.annotate(f"matrix products {peak / 1e9:,.0f} GFLOP/s", (x[-1], peak), (0, 4), textcoords="offset points",
-                  ha="right", fontsize=8, color=GREY)  # fmt: skip
-    axes.annotate(f"memory {memory / 1e9:,.1f} GB/s", (x[0], memory * x[0]), (6, 2), textcoords="offset points",
-                  ha="left", va="top", fontsize=8, color=GREY)  # fmt: skip
+    label = f"{peak / 1e9:,.0f} GFLOP/s, {memory / 1e9:,.1f} GB/s"
+    (roof,) = axes.plot(x, np.minimum(peak, memory * x), color=GREY, lw=1.6, label=label)
     for row in drawn:
         name, _, size = row["name"].partition("@")
         colour, learns = PATHS[path_of(name)], name.endswith("update")
         axes.plot(row["x"], row["y"], ls="none", marker=SIZES[size], ms=6.5, mec=colour, mew=1.3,
                   mfc=colour if learns else "white")  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="operations per second")
-    axes.legend(handles=_legend(drawn), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    axes.legend(handles=[roof, *_legend(drawn)], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     return figure
 
 

@@ -171,7 +171,7 @@ def test_the_roofline_draws_what_computes():
     ]  # fmt: skip
     axes = roofline.figure(report(*rows)).axes[0]
     said = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert said == ["pretrain", "ant", "at peers", "at tiny", "rollout or physics"]
+    assert said == ["1 GFLOP/s, 0.1 GB/s", "pretrain", "ant", "at peers", "at tiny", "rollout or physics"]
     x, y = axes.lines[0].get_data()
     np.testing.assert_allclose(y, np.minimum(1e9, 1e8 * x))
     with pytest.raises(ValueError, match="no row of the report has operations"):
