@@ -34,7 +34,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html notebook test test-all lint format torture bench scaling docs links clean
+.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html notebook test test-pages test-all lint format torture bench bench-curves bench-compare bench-publish scaling docs links clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ notebook: $(INSTALLED)  ## Make the Colab notebook from notebooks/reproduce.py, 
 test: $(INSTALLED)  ## Run the quick tests
 	@$(PY) -m pytest -q -m "not slow"
 
+test-pages: $(INSTALLED)  ## Run the notebook, and the explorer in a browser where there is one
+	@$(PY) -m pytest -q tests/test_notebook.py tests/test_explore_browser.py
+
 test-all: $(INSTALLED)  ## Run all tests
 	@$(PY) -m pytest -q
 
@@ -120,8 +123,17 @@ format: $(INSTALLED)  ## Format the code and apply safe fixes
 torture: $(INSTALLED)  ## Kill the stages N times in all at random moments and compare with undisturbed runs
 	@$(PY) -m experiments.torture --kills=$(N) $(ARGS)
 
-bench: $(INSTALLED)  ## Measure throughput on one core; writes results/bench.json
+bench: $(INSTALLED)  ## Measure every hot path against what the machine can do; ARGS="--only=pretrain" some, --help more
 	@$(PY) -m benchmarks.bench $(ARGS)
+
+bench-curves: $(INSTALLED)  ## Measure pretraining against batch, T, depth, width and vmapped seeds
+	@$(PY) -m benchmarks.curves $(ARGS)
+
+bench-compare: $(INSTALLED)  ## Compare two runs of bench, A=old/bench.json B=new/bench.json
+	@$(PY) -m benchmarks.compare $(or $(A),$(error A is missing; expected A=old/bench.json B=new/bench.json)) $(or $(B),$(error B is missing; expected A=old/bench.json B=new/bench.json))
+
+bench-publish: $(INSTALLED)  ## Put the folders FROM, written by bench and bench-curves, into docs/performance.md and results/
+	@$(PY) -m benchmarks.publish $(or $(FROM),$(error FROM is missing; expected the folder that make bench has written))
 
 scaling: $(INSTALLED)  ## Derive what scales over how many devices; writes the tables of docs/scaling.md
 	@$(PY) -m benchmarks.scaling --write $(ARGS)

@@ -1,27 +1,31 @@
-"""Rows of `make bench` for bodies with physics: environment, expert's learning, and the Hawk base model."""
+"""Rows of `make bench` for the ant: environment, expert's learning, and the Hawk base model."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.timing import Row, measure
+from benchmarks.programs import Built, Program, one_seed, resized, size_of
 from configs import ant
-from experiments import ant_expert, pretrain
 from internal_rl import build
-from internal_rl.data import Batch
-from internal_rl.learning import objectives, updates
+from internal_rl.config import Config
 
 BATCHES = (1, 32, 256, 1024)
+STEPS = 32
+EPISODES = 64
+"""Of the data set that the base model's batches are drawn from."""
+CPU_BATCH = 4
+"""Of the paper's base model on a CPU, whose own batch would take a quarter of an hour."""
 
 
-def step(batch: int, steps: int = 32) -> Row:
+def step(cfg: Config, batch: int) -> Built:
     """Random torques in one scan; a finished episode costs what a running one does."""
-    env = build.pretrain_env(ant.tiny())
+    env = build.pretrain_env(cfg)
     state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), batch))
-    actions = jax.random.uniform(jax.random.key(1), (steps, batch, env.actions), minval=-1.0, maxval=1.0)
+    actions = jax.random.uniform(jax.random.key(1), (STEPS, batch, env.actions), minval=-1.0, maxval=1.0)
 
     def run(state, actions):
         def one(state, action):
@@ -30,37 +34,44 @@ def step(batch: int, steps: int = 32) -> Row:
 
         return jax.lax.scan(one, state, actions)
 
-    row = measure(run, state, actions)
     what = f"batch {batch}, {env.substeps} x {env.timestep} s"
-    return {"name": f"ant_step_{batch}", "steps_per_s": batch * steps / row["s"], "batch": batch, "what": what} | row
+    return Built(run, (state, actions), batch * STEPS, "steps", what, repeats=STEPS)
 
 
-def ppo_update() -> Row:
-    """The expert's update, environment included."""
-    cfg = ant.tiny()
+def resets(cfg: Config, batch: int) -> Built:
+    """Random layouts, poses and velocities."""
+    keys = jax.random.split(jax.random.key(0), batch)
+    return Built(jax.vmap(build.pretrain_env(cfg).reset), (keys,), batch, "episodes", f"batch {batch}")
+
+
+def expert_update(cfg: Config) -> Built:
+    """PPO, environment included."""
     train = cfg.ant_expert
-    state = jax.tree.map(lambda x: x[0], jax.jit(lambda: ant_expert.initial(cfg))())
-    row = measure(lambda state: ant_expert.stage(cfg).update(state, {"vary": {}}), state)
+    function, state, context = one_seed(cfg, "ant_expert")
     what = f"batch {train.batch}, {train.unroll} steps, {train.epochs} epochs x {train.minibatches}"
-    rate = train.batch * train.unroll / row["s"]
-    return {"name": "ant_ppo", "steps_per_s": rate, "batch": train.batch, "what": what} | row
+    return Built(function, (state, context), train.batch * train.unroll, "steps", what, carried=True)
 
 
-def pretrain_update() -> Row:
-    """The base model of the preset ``tiny`` on invented sequences."""
-    cfg = ant.tiny()
-    train, env, steps = cfg.pretrain, build.pretrain_env(cfg), cfg.expert.horizon
-    model_def, init = build.base_model(cfg)
-    tx = updates.optimiser(train)
-    state = jax.jit(lambda key: updates.init(init(key), tx, key))(jax.random.key(1))
-    noise = lambda i, size: jax.random.normal(jax.random.key(i), (train.batch, steps, size))  # noqa: E731
-    alive = jnp.ones((train.batch, steps), bool)
-    obs, action, following = noise(2, env.observation_size), noise(3, env.actions), noise(4, env.observation_size)
-    batch = Batch(obs, action, following, alive, alive, alive, jnp.full(alive.shape, 7), None)
-    loss = objectives.prediction(model_def, train.obs_coef, pretrain.way_coef(train))
-    update = updates.supervised(
-        lambda params, context, _, key, step: loss(params, context, context["batch"], key, step), lambda key: None, tx
-    )
-    row: dict[str, Any] = measure(update, state, {"batch": batch})
-    what = f"batch {train.batch}, T {steps}, width {cfg.model.width}, {cfg.model.depth} layers"
-    return {"name": "hawk_pretrain", "ms": row["s"] * 1e3, "batch": train.batch, "what": what} | row
+def pretrain_update(cfg: Config) -> Built:
+    """The base model on sequences of nothing but zeros, drawn from a data set."""
+    train = cfg.pretrain
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, episodes=EPISODES))
+    function, state, context = one_seed(cfg, "pretrain")
+    steps = cfg.expert.horizon or cfg.env.horizon
+    brief = f" and {train.brief} of {train.brief_steps}" if train.brief else ""
+    seen = train.batch * steps + train.brief * train.brief_steps
+    what = size_of(cfg, train.batch, steps) + brief
+    return Built(function, (state, context), seen, "steps", what, carried=True)
+
+
+def programs() -> Iterator[Program]:
+    """Every row of the ant."""
+    tiny, paper = (resized(cfg, 1024) for cfg in (ant.tiny(), ant.paper()))
+    small = resized(paper, CPU_BATCH) if jax.default_backend() == "cpu" else paper
+    for batch in BATCHES:
+        yield Program(f"ant_step_{batch}@tiny", lambda batch=batch: step(tiny, batch))
+    yield Program("ant_step_256@paper", lambda: step(paper, 256))
+    yield Program("ant_reset_256@tiny", lambda: resets(tiny, 256))
+    yield Program("ant_expert_update@tiny", lambda: expert_update(tiny))
+    yield Program("hawk_pretrain_update@tiny", lambda: pretrain_update(tiny))
+    yield Program("hawk_pretrain_update@paper", lambda: pretrain_update(small))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from jax.extend import core
@@ -61,19 +62,24 @@ def product(equation: Any) -> Count:
     return Count(flops, float(sum(map(size, (*equation.invars, *equation.outvars)))), 1)
 
 
-def count(jaxpr: Any) -> Count:
+def refuse(what: str) -> None:
+    """Raises ValueError for what cannot be counted."""
+    raise ValueError(what)
+
+
+def count(jaxpr: Any, doubt: Callable[[str], None] = refuse) -> Count:
     """Everything a jaxpr does; of a condition the branch with more operations.
 
-    Raises:
-      ValueError: for matrix products in a loop whose length depends on data, or for work that is not counted.
+    ``doubt`` hears of matrix products in a loop whose length depends on data, which are counted once, and of work that
+    is not counted at all.
     """
     total = Count()
     for equation in jaxpr.eqns:
-        name, parts = equation.primitive.name, [count(part) for part in inner(equation)]
+        name, parts = equation.primitive.name, [count(part, doubt) for part in inner(equation)]
         if name in UNKNOWN:
-            raise ValueError(f"{name} is not counted")
+            doubt(f"{name} is not counted")
         if name == "while" and any(part.products for part in parts):
-            raise ValueError("matrix products in a loop of unknown length")
+            doubt("matrix products in a loop of unknown length")
         if name == "dot_general":
             total += product(equation)
         elif name == "cond":
@@ -88,6 +94,11 @@ def count(jaxpr: Any) -> Count:
 def needed(jaxpr: Any) -> Any:
     """A jaxpr without what its results do not depend on, which no compiler would keep."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def of(traced: Any, doubt: Callable[[str], None] = refuse) -> Count:
+    """What a traced program, ``jax.jit(f).trace(*args)``, must do; see :func:`count`."""
+    return count(needed(traced.jaxpr.jaxpr), doubt)
 
 
 def kept(jaxpr: Any) -> int:

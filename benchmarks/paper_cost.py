@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,46 +31,66 @@ from internal_rl.learning import loop
 STAGES = ("pretrain", "control", "discover", "reinforce", "raw")
 
 
+Make = Callable[..., Any]
+"""``(f, *args)`` to f's result, or only its shapes: ``jax.eval_shape``, or :func:`made`."""
+
+
+def made(function: Callable[..., Any], *args: Any) -> Any:
+    """The result itself, compiled."""
+    return jax.jit(function)(*args)
+
+
 def data_of(cfg: Config) -> dict[str, Dataset]:
-    """The shapes of a body's data set, as many rows as it can have."""
-    env, steps = build.pretrain_env(cfg), cfg.expert.horizon or cfg.env.horizon
-    rows, shape = cfg.data.episodes * (steps + 1), jax.ShapeDtypeStruct
+    """A body's data set of nothing but zeros, with as many rows as it can have."""
+    env, steps, count = build.pretrain_env(cfg), cfg.expert.horizon or cfg.env.horizon, cfg.data.episodes
+    rows, episodes = count * (steps + 1), jnp.arange(count + 1)
     whole = Dataset(
-        shape((rows, env.observation_size), jnp.float32), shape((rows, env.actions), jnp.float32),
-        shape((rows,), jnp.int32), shape((cfg.data.episodes + 1,), jnp.int32),
-        shape((cfg.data.episodes,), jnp.int32), steps, cfg.env.subgoal_length,
+        jnp.zeros((rows, env.observation_size)), jnp.zeros((rows, env.actions)), jnp.zeros(rows, jnp.int32),
+        episodes * (steps + 1), episodes[:-1], steps, cfg.env.subgoal_length,
     )  # fmt: skip
     return {"train": whole, "held_out": whole}
 
 
-def stage_of(cfg: Config, name: str) -> tuple[loop.Stage, Any, Any]:
-    """A stage of the preset, with the shapes of its train state and of its context."""
+def stage_of(cfg: Config, name: str, make: Make = jax.eval_shape) -> tuple[loop.Stage, Any, Any]:
+    """A stage of the preset, with the train state before its first update and its context; or the shapes of both."""
     if name == "ant_expert":
         from experiments import ant_expert  # imports MuJoCo, which takes seconds
 
-        return ant_expert.stage(cfg), jax.eval_shape(lambda: ant_expert.initial(cfg)), {"vary": {}}
-    base = jax.eval_shape(lambda: pretrain.initial(cfg).params)
+        return ant_expert.stage(cfg), make(lambda: ant_expert.initial(cfg)), {"vary": {}}
+    data, data_axes = ({}, {}) if cfg.env.body == "point" else ({"data": make(lambda: data_of(cfg))}, {"data": None})
+    alone = {"vary": {}} | data
+    if name == "pretrain":
+        prior = make(lambda: jnp.zeros(len(cfg.env.pretrain_tasks)))
+        return pretrain.stage(cfg, data_axes), make(lambda: pretrain.initial(cfg)), alone | {"log_prior": prior}
+    base = make(lambda: pretrain.initial(cfg).params)
+    if name == "compile":
+        return compile.stage(cfg, data_axes), make(lambda tree: compile.initial(cfg, tree), base), alone
     if name == "raw":
-        return raw.stage(cfg), jax.eval_shape(lambda tree: raw.initial(cfg, tree), base), {"vary": {}}
+        return raw.stage(cfg), make(lambda tree: raw.initial(cfg, tree), base), {"vary": {}}
     # One pretrained base model is shared by all seeds, without their axis.
-    one = {"base": jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), base), "vary": {}}
+    one = {"base": make(lambda tree: jax.tree.map(lambda x: x[0], tree), base), "vary": {}}
     axes: dict[str, int | None] = {"base": None, "vary": 0}
     if name == "reinforce":
-        one["controller"] = jax.eval_shape(lambda: discover.initial(cfg).params)
+        one["controller"] = make(lambda: discover.initial(cfg).params)
         stage = reinforce.stage(cfg, axes | {"controller": 0})
-        return stage, jax.eval_shape(lambda: reinforce.initial(cfg)), one
-    data, data_axes = ({}, {}) if cfg.env.body == "point" else ({"data": data_of(cfg)}, {"data": None})
+        return stage, make(lambda: reinforce.initial(cfg)), one
     if name == "control":
-        return control.stage(cfg, axes | data_axes), jax.eval_shape(lambda: control.initial(cfg)), one | data
-    if name == "discover":
-        return discover.stage(cfg, axes | data_axes), jax.eval_shape(lambda: discover.initial(cfg)), one | data
-    alone = {"vary": {}} | data
-    if name == "compile":
-        state = jax.eval_shape(lambda tree: compile.initial(cfg, tree), base)
-        return compile.stage(cfg, data_axes), state, alone
-    prior = jax.ShapeDtypeStruct((len(cfg.env.pretrain_tasks),), float)
-    state = jax.eval_shape(lambda: pretrain.initial(cfg))
-    return pretrain.stage(cfg, data_axes), state, alone | {"log_prior": prior}
+        return control.stage(cfg, axes | data_axes), make(lambda: control.initial(cfg)), one | data
+    return discover.stage(cfg, axes | data_axes), make(lambda: discover.initial(cfg)), one | data
+
+
+def first_row(tree: Any, axes: Any = 0, make: Make = jax.eval_shape) -> Any:
+    """What one seed has; ``axes`` may say for the parts of a dictionary whether they have a seeds axis."""
+    if isinstance(axes, dict):
+        return {name: first_row(part, axes.get(name), make) for name, part in tree.items()}
+    return tree if axes is None else make(lambda tree: jax.tree.map(lambda x: x[0], tree), tree)
+
+
+def peak_bytes(compiled: Any) -> int:
+    """XLA's account of a compiled program: arguments, results (donated ones once) and temporaries."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return held + memory.temp_size_in_bytes
 
 
 def cost(cfg: Config, name: str) -> dict[str, float]:
@@ -77,14 +98,12 @@ def cost(cfg: Config, name: str) -> dict[str, float]:
     stage, state, context = stage_of(cfg, name)
     update = jax.vmap(stage.update, in_axes=(0, stage.context_axes))
     traced = jax.jit(update, donate_argnums=0).trace(state, context)
-    counted = counting.count(traced.jaxpr.jaxpr)
+    counted = counting.of(traced)
     begin = time.perf_counter()
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - begin
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        "gb": (held + memory.temp_size_in_bytes) / 1e9, "tflop": counted.flops / 1e12, "serial": counted.iterations,
+        "gb": peak_bytes(compiled) / 1e9, "tflop": counted.flops / 1e12, "serial": counted.iterations,
         "compile_s": seconds,
         "xla_tflop": (compiled.cost_analysis() or {}).get("flops", math.nan) / 1e12,
     }  # fmt: skip

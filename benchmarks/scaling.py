@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,6 +23,7 @@ import jax
 from flax import nnx
 
 from benchmarks import counting, paper_cost, ring
+from benchmarks.tables import number, table, write
 from configs import ant, gridworld
 from experiments import raw, reinforce
 from internal_rl import build
@@ -30,7 +31,7 @@ from internal_rl.config import Config
 from internal_rl.learning import ppo
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "scaling.md"
-BEGIN, END = "<!-- tables: make scaling -->\n", "<!-- end of tables -->\n"
+BEGIN = "<!-- tables: make scaling -->"
 PRESETS = {"gridworld": gridworld.paper, "ant": ant.paper}
 SHARED = ("pretrain", "control", "discover", "compile", "reinforce", "raw")
 STAGES = tuple(f"gridworld/{name}" for name in SHARED) + tuple(f"ant/{name}" for name in ("ant_expert", *SHARED))
@@ -47,13 +48,6 @@ def accelerator(cfg: Config) -> Iterator[None]:
             still = lambda env, qpos, qvel, warmstart, action: (qpos, qvel, warmstart)  # noqa: E731
             stack.enter_context(mock.patch.object(Ant, "physics", still))
         yield
-
-
-def first_row(tree: Any, axes: Any = 0) -> Any:
-    """Shapes without the seeds axis; ``axes`` may say for the parts of a dictionary whether they have one."""
-    if isinstance(axes, dict):
-        return {name: first_row(part, axes.get(name)) for name, part in tree.items()}
-    return tree if axes is None else jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
 
 
 def shuffled(cfg: Config, name: str, state: Any, context: Any) -> int:
@@ -86,7 +80,8 @@ def cost_of(name: str) -> ring.Cost:
     train = getattr(cfg, "reinforce" if stage_name == "raw" else stage_name)
     with accelerator(cfg):
         stage, state, context = paper_cost.stage_of(cfg, stage_name)
-        state, context = first_row(state), first_row(context, stage.context_axes)
+        state = paper_cost.first_row(state)
+        context = paper_cost.first_row(context, stage.context_axes)
         traced = counting.needed(jax.jit(stage.update).trace(state, context).jaxpr.jaxpr)
         between = shuffled(cfg, stage_name, state, context)
     acts = stage_name in ("reinforce", "raw", "ant_expert")
@@ -96,20 +91,6 @@ def cost_of(name: str) -> ring.Cost:
         train.descents, counting.count(traced), counting.kept(traced), between,
         steps * cfg.env.substeps if acts and cfg.env.body != "point" else 0,
     )  # fmt: skip
-
-
-def number(value: float) -> str:
-    """Three significant digits, without an exponent; nothing is a dash."""
-    if value == 0:
-        return "-"
-    places = 2 - math.floor(math.log10(abs(value)))
-    return f"{round(value, places):,.{max(places, 0)}f}"
-
-
-def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table under its title."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return f"**{title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def assumptions_table() -> str:
@@ -196,12 +177,6 @@ def tables(costs: Sequence[ring.Cost]) -> str:
     return "\n".join([assumptions_table(), *(make(costs) for make in makers)])
 
 
-def written(text: str, new: str) -> str:
-    """A document with what is between its markers replaced."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{new}\n{END}{rest.partition(END)[2]}"
-
-
 def main() -> None:
     """Prints the tables."""
     jax.config.update("jax_platforms", "cpu")
@@ -219,7 +194,7 @@ def main() -> None:
         costs.append(cost_of(name))
     print(tables(costs))
     if options.write:
-        DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8"), tables(costs)), encoding="utf-8")
+        write(DOCUMENT, BEGIN, tables(costs))
 
 
 if __name__ == "__main__":

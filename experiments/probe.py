@@ -23,7 +23,7 @@ def residuals(cfg: Config, context: Any, key: jax.Array, batch: int):
     """The residual stream [L + 1, B, T, D] of the context's base model on held-out expert trajectories, and these."""
     episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
     model = nnx.merge(build.base_model(cfg)[0], context["base"])
-    return jax.vmap(model.residuals, out_axes=1)(episodes.obs), episodes
+    return jnp.stack(jax.vmap(model.residuals)(episodes.obs)), episodes
 
 
 def stage(cfg: Config, axes: Any) -> loop.Stage:

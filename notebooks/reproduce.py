@@ -166,7 +166,7 @@ show(charts.lines([charts.Panel("The episode above", curves, "time step", "proba
 G = build.subgoals(cfg)
 half = EPISODES // 2
 seen, unseen = (jax.tree.map(lambda x, part=part: x[part], episodes) for part in (slice(half), slice(half, None)))
-residuals = jax.jit(jax.vmap(model.residuals, out_axes=1))  # observations [B, T, ...] to [layers + 1, B, T, D]
+residuals = jax.jit(lambda obs: jnp.stack(jax.vmap(model.residuals)(obs)))  # [B, T, ...] to [layers + 1, B, T, D]
 fit = jax.jit(lambda e_LBTD, batch: probing.fit(e_LBTD, batch.subgoal, batch.alive, G))
 
 probe, scale = fit(residuals(seen.obs), seen)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import counting, ring, scaling
+from benchmarks import counting, paper_cost, ring, scaling, tables
 from configs import gridworld
 from internal_rl.models.layers import Attention, Block, linear_recurrence
 
@@ -18,7 +18,7 @@ def shape(*sizes):
 
 
 def counted(function, *args):
-    return counting.count(counting.needed(jax.jit(function).trace(*args).jaxpr.jaxpr))
+    return counting.of(jax.jit(function).trace(*args))
 
 
 def test_products_are_counted_by_hand():
@@ -223,20 +223,20 @@ def test_the_document_holds_every_stage():
     costs = [scaling.cost_of(name) for name in scaling.STAGES]
     check_document(costs)
     text = scaling.DOCUMENT.read_text(encoding="utf-8")
-    assert scaling.written(text, scaling.tables(costs)) == text
+    assert tables.written(text, scaling.BEGIN, scaling.tables(costs)) == text
     physical = {cost.name for cost in costs if cost.physics}
     assert physical == {"ant/ant_expert", "ant/reinforce", "ant/raw"}
 
 
 def test_only_the_tables_are_written():
-    text = f"before\n{scaling.BEGIN}\nold\n{scaling.END}after\n"
-    new = scaling.written(text, "new\n")
-    assert new == f"before\n{scaling.BEGIN}\nnew\n\n{scaling.END}after\n" == scaling.written(new, "new\n")
+    text = f"before\n<!-- a -->\nold\n{tables.END}\nafter\n<!-- b -->\n{tables.END}\n"
+    new = tables.written(text, "<!-- a -->", "new\n")
+    assert new == text.replace("\nold\n", "\n\nnew\n\n") == tables.written(new, "<!-- a -->", "new\n")
 
 
 def test_shapes_lose_the_seeds_axis_where_they_have_one():
     tree = {"base": shape(4), "controller": {"w": shape(3, 5)}, "vary": {}}
-    found = scaling.first_row(tree, {"base": None, "controller": 0, "vary": 0})
+    found = paper_cost.first_row(tree, {"base": None, "controller": 0, "vary": 0})
     assert (found["base"].shape, found["controller"]["w"].shape, found["vary"]) == ((4,), (5,), {})
 
 
@@ -244,4 +244,4 @@ def test_shapes_lose_the_seeds_axis_where_they_have_one():
     "value, text", [(0, "-"), (0.00879, "0.00879"), (1.999, "2.00"), (17.26, "17.3"), (999.6, "1,000")]
 )
 def test_numbers_have_three_digits(value, text):
-    assert scaling.number(value) == text
+    assert tables.number(value) == text

@@ -89,11 +89,11 @@ def ground_truth_control(
     def loss(params, context, batch: Batch, key, step):
         del key, step
         model = nnx.merge(model_def, context["base"])
-        e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
+        e = jax.vmap(model.residuals)(batch.obs)
         picked = jax.nn.one_hot(batch.subgoal, subgoals)
         nll, way = {}, {}
         for layer in at:
-            out = upper(model, layer, steer(e_LBTD[layer], picked, params[str(layer)]))
+            out = upper(model, layer, steer(e[layer], picked, params[str(layer)]))
             nll[f"nll_{layer}"] = masked_mean(out.action.nll(batch.action), batch.alive)
             if way_coef:
                 way[f"way_nll_{layer}"] = way_nll(out.way, batch)
@@ -109,7 +109,7 @@ def probe(model_def: nnx.GraphDef) -> Loss:
     def loss(params, context, batch: Batch, key, step):
         del key, step
         model = nnx.merge(model_def, context["base"])
-        e_LBTD = jax.vmap(model.residuals, out_axes=1)(batch.obs)
+        e_LBTD = jnp.stack(jax.vmap(model.residuals)(batch.obs))
         logits_LBTG = probing.logits(params, context["scale"], e_LBTD)
         nll_L = jax.vmap(lambda logits: masked_mean(categorical_nll(logits, batch.subgoal), batch.alive))(logits_LBTG)
         return jnp.sum(nll_L), {"nll": jnp.mean(nll_L)}

@@ -11,6 +11,7 @@ from flax import nnx, struct
 
 from internal_rl.envs.core import Env
 from internal_rl.models.heads import gaussian_log_prob
+from internal_rl.models.layers import permuted
 
 
 @struct.dataclass
@@ -111,4 +112,4 @@ def code_log_prob(policy_def: nnx.GraphDef, params: Any, episode: Episode) -> ja
     order = jnp.argsort(~episode.weight, stable=True)
     mean, log_std, _ = policy(episode.obs[order], policy.init_state())
     packed = gaussian_log_prob(mean, log_std, episode.action[order])
-    return jnp.where(episode.weight, packed[jnp.argsort(order)], 0.0)
+    return jnp.where(episode.weight, permuted(packed, jnp.argsort(order), order), 0.0)

@@ -116,6 +116,18 @@ class Attention(nnx.Module):
         return self.out(jnp.moveaxis(mixed, 0, 1).reshape(steps, -1)), (keys, values)
 
 
+@jax.custom_vjp
+def permuted(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """``x[order]``, of a permutation of the first axis and its inverse; the gradient is a gather too, no scatter."""
+    del inverse
+    return x[order]
+
+
+permuted.defvjp(
+    lambda x, order, inverse: (x[order], inverse), lambda inverse, gradient: (gradient[inverse], None, None)
+)
+
+
 def linear_recurrence(a_TW: jax.Array, b_TW: jax.Array, h_W: jax.Array) -> jax.Array:
     """``h_t = a_t * h_{t-1} + b_t`` for all t, [T, W].
 

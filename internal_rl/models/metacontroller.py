@@ -8,7 +8,7 @@ from flax import nnx, struct
 
 from internal_rl.config import DiscoverConfig
 from internal_rl.models.cell import Carry, Cell, Gate
-from internal_rl.models.layers import MLP, Block, Recurrent, linear
+from internal_rl.models.layers import MLP, Block, Recurrent, linear, permuted
 
 
 @struct.dataclass
@@ -37,7 +37,8 @@ def reverse_alive(x_TD: jax.Array, alive_T: jax.Array) -> jax.Array:
     """Reverses the steps of [T, D] before the padding in time and leaves the padding where it is. Its own inverse."""
     steps = jnp.arange(x_TD.shape[0])
     length = jnp.sum(alive_T)
-    return x_TD[jnp.where(steps < length, length - 1 - steps, steps)]
+    order = jnp.where(steps < length, length - 1 - steps, steps)
+    return permuted(x_TD, order, order)
 
 
 class Metacontroller(Cell):

@@ -103,14 +103,14 @@ class SequenceModel(nnx.Module):
         e_TD, _ = self.lower(obs_TO, (), 0, 0)
         return self.upper(e_TD, self.init_state(obs_TO.shape[0]), 0, 0)[0]
 
-    def residuals(self, obs_TO: jax.Array) -> jax.Array:
-        """The residual stream after every layer of a whole sequence, [L + 1, T, D]; row 0 is the embedding."""
+    def residuals(self, obs_TO: jax.Array) -> tuple[jax.Array, ...]:
+        """The residual stream after every layer of a whole sequence, L + 1 times [T, D]; the first is the embedding."""
         states = self.init_state(obs_TO.shape[0])
         e_TD, _ = self.lower(obs_TO, (), 0, 0)
         rows = [e_TD]
         for block, state in zip(self.blocks, states, strict=True):
             rows.append(block(rows[-1], state, 0)[0])
-        return jnp.stack(rows)
+        return tuple(rows)
 
     @staticmethod
     def _run(e_TD, blocks, states, t0):

@@ -1,0 +1,175 @@
+"""The hot paths as programs that `make bench` compiles and times: the package's own functions at several sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import paper_cost
+from configs import gridworld
+from experiments import discover, expert_data, raw, reinforce
+from internal_rl import build
+from internal_rl.config import Config
+from internal_rl.data import Batch
+from internal_rl.experts import shortest_path
+
+CPU_BATCH = 64
+"""The largest batch at the paper's sizes on a CPU, where the paper's own would take a minute and more."""
+ENVIRONMENTS = 4096
+STEPS = 100
+"""Of random actions in one scan."""
+UPDATES = ("pretrain", "control", "discover", "reinforce", "raw")
+
+
+class Built(NamedTuple):
+    """A program and its arguments."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    amount: float
+    """What a call does, in ``unit``."""
+    unit: str
+    what: str
+    """Its size in words: rows of different ``what`` are not compared."""
+    carried: bool = False
+    """The first argument is donated, and the first result is the next call's, as in a scan of updates."""
+    repeats: int = 1
+    """How often the loop around everything runs; XLA's cost analysis counts its body once."""
+
+
+class Program(NamedTuple):
+    """A row of the table, ``PATH@SIZE``, built when its turn comes."""
+
+    name: str
+    build: Callable[[], Built]
+
+
+def peers() -> Config:
+    """The paper's models on short episodes, as other implementations are timed; tasks are cut so that they fit."""
+    cfg = resized(gridworld.paper(), CPU_BATCH)
+    tasks = tuple(task[:4] for task in cfg.env.pretrain_tasks)
+    return dataclasses.replace(cfg, env=dataclasses.replace(cfg.env, horizon=32, pretrain_tasks=tasks))
+
+
+def resized(cfg: Config, largest: int) -> Config:
+    """One seed a stage, and batches of at most ``largest``."""
+    for name in ("pretrain", "control", "discover", "reinforce", "ant_expert"):
+        section = getattr(cfg, name)
+        section = dataclasses.replace(section, seeds=1, batch=min(section.batch, largest))
+        cfg = dataclasses.replace(cfg, **{name: section})
+    return cfg
+
+
+def computing_in(cfg: Config, dtype: str) -> Config:
+    """The same with the base model's products in ``dtype``."""
+    return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, compute_dtype=dtype))
+
+
+def gridworlds(dtype: str) -> dict[str, Config]:
+    """The sizes; the paper's with smaller batches on a CPU."""
+    on_cpu = jax.default_backend() == "cpu"
+    tiny, paper = resized(gridworld.tiny(), 1024), resized(gridworld.paper(), CPU_BATCH if on_cpu else 1024)
+    return {name: computing_in(cfg, dtype) for name, cfg in (("peers", peers()), ("tiny", tiny), ("paper", paper))}
+
+
+def environment(cfg: Config, observed: bool) -> Built:
+    """Random actions; a finished episode costs what a running one does."""
+    env = build.pretrain_env(cfg)
+    state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), ENVIRONMENTS))
+    actions = jax.random.randint(jax.random.key(1), (STEPS, ENVIRONMENTS), 0, env.actions)
+
+    def run(state, actions):
+        def step(carry, action):
+            after = jax.vmap(env.step)(carry[0], action)
+            # Carried, so that every step has to write it.
+            return (after, jax.vmap(env.observe)(after) if observed else carry[1]), jnp.sum(after.reward)
+
+        return jax.lax.scan(step, (state, jax.vmap(env.observe)(state) if observed else None), actions)
+
+    what = f"{ENVIRONMENTS} x {STEPS}, {'with observations' if observed else 'states only'}"
+    return Built(run, (state, actions), ENVIRONMENTS * STEPS, "steps", what, repeats=STEPS)
+
+
+def resets(cfg: Config) -> Built:
+    """Random layouts."""
+    keys = jax.random.split(jax.random.key(0), ENVIRONMENTS)
+    return Built(jax.vmap(build.pretrain_env(cfg).reset), (keys,), ENVIRONMENTS, "episodes", f"batch {ENVIRONMENTS}")
+
+
+def expert(cfg: Config, batch: int = 1024) -> Built:
+    """Successful trajectories, rejection included."""
+    env = build.pretrain_env(cfg)
+    what = f"batch {batch}, T {cfg.expert.horizon or env.horizon}, successful ones only"
+    return Built(
+        lambda key: shortest_path.sample(env, cfg.expert, key, batch), (jax.random.key(0),), batch, "trajectories", what
+    )
+
+
+def size_of(cfg: Config, batch: int, steps: int) -> str:
+    """A program's size in words."""
+    dtype = "" if cfg.model.compute_dtype == "float32" else f", {cfg.model.compute_dtype}"
+    return f"batch {batch}, T {steps}, width {cfg.model.width}, {cfg.model.depth} layers{dtype}"
+
+
+def on_given(update: Callable[..., Any]) -> Callable[..., Any]:
+    """An update on ``context["given"]`` instead of expert data that it makes itself."""
+
+    def learn(state, context):
+        with mock.patch.object(expert_data, "_draw", lambda cfg, fresh, context, key, batch, split: context["given"]):
+            return update(state, context)
+
+    return learn
+
+
+def one_seed(cfg: Config, name: str) -> tuple[Callable[..., Any], Any, Any]:
+    """A stage's update, and one seed's state and context."""
+    stage, state, context = paper_cost.stage_of(cfg, name, paper_cost.made)
+    first = lambda tree, axes: paper_cost.first_row(tree, axes, paper_cost.made)  # noqa: E731
+    return stage.update, first(state, 0), first(context, stage.context_axes)
+
+
+def given_batch(cfg: Config, batch: int, seed: int = 0) -> Batch:
+    """Expert data made beforehand."""
+    return jax.jit(lambda key: expert_data.clean(cfg, {}, key, batch))(jax.random.key(seed))
+
+
+def update(cfg: Config, name: str) -> Built:
+    """One update of a stage; of a supervised one without making its data, which has a row of its own."""
+    train, steps = getattr(cfg, "reinforce" if name == "raw" else name), cfg.expert.horizon or cfg.env.horizon
+    function, state, context = one_seed(cfg, name)
+    if name in ("reinforce", "raw"):
+        steps = cfg.env.horizon
+    else:
+        if name == "discover":
+            context, _ = discover.slow_features(cfg, context, {"base": None})
+        context["given"], function = given_batch(cfg, train.batch), on_given(function)
+    what = size_of(cfg, train.batch, steps)
+    return Built(function, (state, context), train.batch * steps, "steps", what, carried=True)
+
+
+def rollout(cfg: Config, name: str) -> Built:
+    """Episodes of internal RL or of raw actions, without learning."""
+    _, state, context = one_seed(cfg, name)
+    play = (reinforce.play_codes if name == "reinforce" else raw.play_raw)(cfg)
+    batch, steps = cfg.reinforce.batch, cfg.env.horizon
+    args = state.params, context, jax.random.split(jax.random.key(3), batch)
+    return Built(jax.vmap(play, (None, None, 0)), args, batch * steps, "steps", size_of(cfg, batch, steps))
+
+
+def gridworld_programs(dtype: str) -> Iterator[Program]:
+    """Every row of the gridworld."""
+    for size, cfg in gridworlds(dtype).items():
+        if size != "peers":  # its environment is the paper's
+            yield Program(f"env_step@{size}", lambda cfg=cfg: environment(cfg, observed=False))
+            yield Program(f"env_step_observed@{size}", lambda cfg=cfg: environment(cfg, observed=True))
+            yield Program(f"env_reset@{size}", lambda cfg=cfg: resets(cfg))
+        yield Program(f"expert@{size}", lambda cfg=cfg: expert(cfg))
+        for name in ("reinforce", "raw"):
+            yield Program(f"{name}_rollout@{size}", lambda cfg=cfg, name=name: rollout(cfg, name))
+        for name in UPDATES:
+            yield Program(f"{name}_update@{size}", lambda cfg=cfg, name=name: update(cfg, name))
