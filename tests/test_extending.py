@@ -152,6 +152,7 @@ REFUSED = [
     ),
     ({"model": {"mixer": "examples.gru:LSTM"}}, "model.mixer is 'examples.gru:LSTM'; expected MODULE:NAME that can be"),
     ({"discover": {"decoder": "examples.gru:No"}}, "decoder is 'examples.gru:No'; expected MODULE:NAME that can be"),
+    ({"model": {"mixer": "json:dumps"}}, "model.mixer is 'json:dumps', which has no init_state; expected init_state."),
     ({"env": {"body": "builtins:slice"}}, "env.body is 'builtins:slice', which has no horizon; expected horizon, obs"),
     ({"pretrain": {"way_coef": 1.0}, "env": {"body": "examples.key_door:KeyDoor"}}, "expected 0 without physics."),
 ]
