@@ -57,7 +57,7 @@ def stage_of(cfg: Config, name: str, make: Make = jax.eval_shape) -> tuple[loop.
         from experiments import ant_expert  # imports MuJoCo, which takes seconds
 
         return ant_expert.stage(cfg), make(lambda: ant_expert.initial(cfg)), {"vary": {}}
-    data, data_axes = ({}, {}) if cfg.env.body == "point" else ({"data": make(lambda: data_of(cfg))}, {"data": None})
+    data, data_axes = ({"data": make(lambda: data_of(cfg))}, {"data": None}) if cfg.env.physics else ({}, {})
     alone = {"vary": {}} | data
     if name == "pretrain":
         prior = make(lambda: jnp.zeros(len(cfg.env.pretrain_tasks)))

@@ -103,7 +103,7 @@ def _parts(cfg: Config, about: Mapping[str, Mapping[str, Any]], folder: Path) ->
 
 def _data(cfg: Config) -> str:
     env = cfg.env
-    made = "made on the fly" if env.body == "point" else f"{cfg.data.episodes:,} made once"
+    made = f"{cfg.data.episodes:,} made once" if env.physics else "made on the fly"
     return (
         f"Base model: successful expert episodes, {made}, of {len(env.pretrain_tasks)} pretraining tasks; "
         f"{env.colours} colours and {env.walls} walls at random on {env.size}x{env.size} cells, subgoals of "

@@ -114,7 +114,7 @@ def _scores(workdir: Path, stage: str, digest: str, row: int) -> tuple[dict[str,
 
 def with_atlas(cfg: c.Config, found: dict[str, Part]) -> dict[str, Part]:
     """The parts and, where they are a metacontroller's on the grid, their atlas."""
-    if cfg.env.body != "point" or "metacontroller" not in found or cfg.reinforce.controller == "compile":
+    if not cfg.env.grid or "metacontroller" not in found or cfg.reinforce.controller == "compile":
         return found
     base, controller = (jax.device_put(found[name].tree) for name in ("base", "metacontroller"))
     made, scores = _fit(cfg, base, controller, common.stage_key(cfg, "atlas"), EFFORT)

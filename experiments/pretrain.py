@@ -67,7 +67,7 @@ def compare(cfg: Config, model_def: nnx.GraphDef, params: Any, context: Any, key
     out = jax.vmap(nnx.merge(model_def, params))(episodes.obs)
     nll_BT = out.action.nll(episodes.action)
     base = masked_mean(nll_BT, episodes.alive)
-    if not cfg.env.grid and not cfg.env.physics:
+    if cfg.env.own:
         return {"held_out_nll": base}
     if cfg.env.physics:
         decides = episodes.alive & jax.vmap(env.arrived)(episodes.obs)
@@ -105,7 +105,7 @@ def solvable(cfg: Config) -> dict[str, Any]:
     Of a body with physics the time is not counted, only whether there is a way; of an environment of one's own it is
     what its expert solves.
     """
-    if not cfg.env.grid and not cfg.env.physics:
+    if cfg.env.own:
         return _solved(cfg)
     pretrain, post = build.grid(cfg, cfg.env.pretrain_tasks), build.grid(cfg, cfg.env.post_tasks)
     key = common.stage_key(cfg, "solvable")

@@ -59,13 +59,11 @@ def initial(cfg: Config) -> updates.TrainState:
 def reference(cfg: Config, context: Any, log_prior_Q: jax.Array, key: jax.Array, batch: int) -> dict[str, jax.Array]:
     """Accuracy of the most frequent subgoal; and on the grid of the exact posterior given the observed prefix."""
     episodes = expert_data.noisy(cfg, context, key, batch, "held_out")
-    frequency_G = jnp.mean(
-        jax.nn.one_hot(episodes.subgoal, build.subgoals(cfg)), where=episodes.alive[..., None], axis=(0, 1)
-    )
+    found = {"chance": probing.chance(episodes.subgoal, episodes.alive, build.subgoals(cfg))}
     if not cfg.env.grid:
-        return {"chance": jnp.max(frequency_G)}
+        return found
     posterior_BTG = belief(cfg, log_prior_Q, episodes)
-    return {"bayes": probing.accuracy(posterior_BTG, episodes.subgoal, episodes.alive), "chance": jnp.max(frequency_G)}
+    return {"bayes": probing.accuracy(posterior_BTG, episodes.subgoal, episodes.alive)} | found
 
 
 def belief(cfg: Config, log_prior_Q: jax.Array, episodes: Any) -> jax.Array:

@@ -172,13 +172,13 @@ def animated(cfg: config.Config, episode: dict[str, Any], solved: bool) -> bytes
 
 
 def cards(cfg: config.Config, policy: Any, controller: Any, base: Any) -> list[Card]:
-    """An episode of internal RL as cards of the report."""
+    """An episode of internal RL as cards of the report; none if the environment has no picture."""
+    if cfg.env.own and not hasattr(build.post_env(cfg), "picture"):
+        return []
     episode, solved, note = episode_of(cfg, policy, controller, base)
     text = f"{note}, played by the median seed."
-    if cfg.env.grid or cfg.env.physics:
+    if not cfg.env.own:
         text += " Bars: the code z; the strip marks the steps at which the switch fired and the policy chose a new one."
-    if not cfg.env.grid and not cfg.env.physics and not hasattr(build.post_env(cfg), "picture"):
-        return []
     shown = [Card("An episode of internal RL", text, animated(cfg, episode, solved))]
     if cfg.env.physics and (clip := rendered(cfg, episode, solved)):
         shown.append(Card("The same episode, rendered", "By MuJoCo; coloured cells and walls are rules.", clip))

@@ -43,33 +43,28 @@ def body_base(cfg: Config, workdir: Path) -> dict[str, Any]:
     for name, gate in expert_data.GATES.items():
         score = scores[name]["success"]
         _gate(score >= gate, f"the expert solves {score:.2f} of unseen layouts of the {name} tasks (>= {gate}).")
-    base, other = pretrain.run(cfg, workdir), blind.run(cfg, workdir)
-    return _beside_blind(base, other) | {
+    return own_base(cfg, workdir) | {
         "expert": {name: score["success"] for name, score in scores.items()},
-        "solvable_share": base["solvable_share"]["post"],
-        "solvable_share_pretrain": base["solvable_share"]["pretrain"],
         "ceiling": scores["post"]["success"],
     }
 
 
 def own_base(cfg: Config, workdir: Path) -> dict[str, Any]:
-    """Pretraining in an environment of one's own, and a base model without memory to compare with."""
+    """Pretraining where there is no exact reference, and a base model without memory to compare with."""
     base, other = pretrain.run(cfg, workdir), blind.run(cfg, workdir)
-    shares = base["solvable_share"]
-    return _beside_blind(base, other) | {
-        "solvable_share": shares["post"],
-        "solvable_share_pretrain": shares["pretrain"],
-        "ceiling": shares["post"],
-    }
-
-
-def _beside_blind(base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     nll, blind_nll = (quartiles(one["held_out_nll"]) for one in (base, other))
     _gate(
         nll["median"] < blind_nll["median"],
         f"the base model's NLL is {nll['median']:.3f}, that of one without memory {blind_nll['median']:.3f}.",
     )
-    return {"base_nll": nll, "blind_nll": blind_nll}
+    shares = base["solvable_share"]
+    return {
+        "base_nll": nll,
+        "blind_nll": blind_nll,
+        "solvable_share": shares["post"],
+        "solvable_share_pretrain": shares["pretrain"],
+        "ceiling": shares["post"],
+    }
 
 
 def collect(base: dict, steered: dict, found: dict, learned: dict) -> dict[str, Any]:

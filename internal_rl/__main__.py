@@ -99,10 +99,10 @@ def overview() -> str:
         f"Other commands, python -m experiments.NAME:\n\n{_table(OTHERS)}",
         f"Presets, --config=CONFIG:\n\n{_table(presets)}",
         f"Written to --workdir=DIR:\n\n{_table(WRITTEN)}",
+        "Trained models that ship with the package: internal_rl.zoo; make explore shows one at work.",
+        f"Environment variables:\n\n{_table(VARIABLES)}",
+        "python -m internal_rl --version names JAX and the devices; make help lists the targets.",
     ]
-    parts.append("Trained models that ship with the package: internal_rl.zoo; make explore shows one at work.")
-    parts.append(f"Environment variables:\n\n{_table(VARIABLES)}")
-    parts.append("python -m internal_rl --version names JAX and the devices; make help lists the targets.")
     return "\n\n".join(parts)
 
 

@@ -72,9 +72,9 @@ def subgoals(cfg: Config) -> int:
 
 def subgoal_of(cfg: Config, env: Env) -> Callable[[Any], jax.Array]:
     """``state -> `` its true subgoal, int32."""
-    if cfg.env.grid or cfg.env.physics:
-        return lambda state: pinpad.target(state.sequence, state.progress) // cfg.env.subgoal_length
-    return env.subgoal
+    if cfg.env.own:
+        return env.subgoal
+    return lambda state: pinpad.target(state.sequence, state.progress) // cfg.env.subgoal_length
 
 
 def functional(constructor: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Init]:
@@ -105,9 +105,7 @@ def _base(cfg: Config, env: Any, rngs: nnx.Rngs) -> SequenceModel:
     acts, follows = jax.eval_shape(env.expert, state, jax.random.key(0)), jax.eval_shape(env.following, state)
     action = Categorical if jnp.issubdtype(acts.dtype, jnp.integer) else continuous
     following = Categorical if jnp.issubdtype(follows.dtype, jnp.integer) else Gaussian
-    return SequenceModel(
-        cfg.model, env.observation_size, (action, env.actions), (following, env.outcomes), rngs
-    )  # fmt: skip
+    return SequenceModel(cfg.model, env.observation_size, (action, env.actions), (following, env.outcomes), rngs)
 
 
 def ground_truth(cfg: Config) -> tuple[Callable[..., jax.Array], Init]:

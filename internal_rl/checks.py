@@ -85,22 +85,8 @@ def check(config: Config) -> None:
     _check_env(config.env)
     _check_model(config.model)
     _check_stages(config)
-    _check_plugins(config)
     if min(config.mesh) < 0:
         raise ConfigError(f"mesh is {config.mesh}; expected two numbers >= 0.")
-
-
-def _check_plugins(config: Config) -> None:
-    """Parts of one's own are imported before anything is written or compiled."""
-    from internal_rl import plugins  # which raises the error of this module
-
-    for section, field in (
-        ("env", "body"), ("model", "mixer"), ("control", "decoder"), ("discover", "decoder"), ("compile", "decoder"),
-    ):  # fmt: skip
-        path = getattr(getattr(config, section), field)
-        if ":" in path:
-            part = plugins.load(path, f"{section}.{field}")
-            plugins.require(part, ("init_state",) if field == "mixer" else (), path, f"{section}.{field}")
 
 
 _POSITIVE = {

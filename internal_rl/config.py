@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, Literal
 
-from internal_rl import checks
+from internal_rl import checks, plugins
 
 ConfigError = checks.ConfigError
 
@@ -50,6 +50,11 @@ class EnvConfig:
     def physics(self) -> bool:
         """Whether a body with physics acts, on data sets made once."""
         return self.body in ("ant", "puck")
+
+    @property
+    def own(self) -> bool:
+        """Whether it is an environment of one's own, see ``envs.core.Demonstrated``."""
+        return not (self.grid or self.physics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,6 +354,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """
     config = checks.build(Config, values)
     checks.check(config)
+    plugins.check(config)
     return config
 
 

@@ -76,6 +76,11 @@ def write(
     ]
     head = [_HEAD.format(title=escape(title(provenance))), f"<style>\n{style()}</style>"]
     text = "\n".join([*head, "<main>", *body, "</main></html>\n"])
+    return save(path, text)
+
+
+def save(path: str | os.PathLike[str], text: str) -> Path:
+    """Replaces a file as a whole, in a folder that is made if needed; returns its absolute path."""
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from internal_rl.checks import ConfigError
+
+if TYPE_CHECKING:
+    from internal_rl.config import Config
+
+FIELDS = {
+    ("env", "body"): (),
+    ("model", "mixer"): ("init_state",),
+    ("control", "decoder"): (),
+    ("discover", "decoder"): (),
+    ("compile", "decoder"): (),
+}
+"""The fields that may name a part, and what it must offer before it is made."""
+
+
+def check(config: Config) -> None:
+    """Imports every part that a configuration names, before anything is written or compiled.
+
+    Raises:
+      ConfigError: for the first that cannot be imported or lacks something.
+    """
+    for (section, field), names in FIELDS.items():
+        path = getattr(getattr(config, section), field)
+        if ":" in path:
+            require(load(path, f"{section}.{field}"), names, path, f"{section}.{field}")
 
 
 def load(path: str, field: str) -> Any:

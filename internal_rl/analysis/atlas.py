@@ -103,10 +103,9 @@ def fit(cfg: Config, base: Any, controller: Any, key: jax.Array, effort: Effort)
     axes = jnp.linalg.svd(codes - origin, full_matrices=False)[2][:2]
     found = Atlas(probe_w, probe_b, cloud, stored, leads, usual, origin, axes)
     episodes, e_BTD = held_out
-    share_G = jnp.mean(jax.nn.one_hot(episodes.subgoal, len(own)), where=episodes.alive[..., None], axis=(0, 1))
     scores = {
         "probe_accuracy": probing.accuracy(found.belief(e_BTD), episodes.subgoal, episodes.alive),
-        "chance": jnp.max(share_G),
+        "chance": probing.chance(episodes.subgoal, episodes.alive, len(own)),
         "led": jnp.mean(jnp.einsum("gko,go->gk", leads, own)),
         "usual": jnp.mean(own @ usual),
     }

@@ -58,6 +58,11 @@ def logits(params: Params, scale: Params, e_LBTD: jax.Array) -> jax.Array:
     return jnp.einsum("lbtd,ldg->lbtg", x, params["w"]) + params["b"][:, None, None]
 
 
+def chance(subgoal_BT: jax.Array, alive_BT: jax.Array, subgoals: int) -> jax.Array:
+    """Accuracy, a scalar, of always naming the most frequent subgoal."""
+    return jnp.max(jnp.mean(jax.nn.one_hot(subgoal_BT, subgoals), where=alive_BT[..., None], axis=(0, 1)))
+
+
 def accuracy(logits_BTG: jax.Array, subgoal_BT: jax.Array, alive_BT: jax.Array) -> jax.Array:
     """Share, a scalar, of the steps alive at which the largest logit (or probability) is the true subgoal's."""
     return masked_mean((jnp.argmax(logits_BTG, axis=-1) == subgoal_BT).astype(jnp.float32), alive_BT)

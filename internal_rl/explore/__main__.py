@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from internal_rl import zoo
+from internal_rl import page, zoo
 from internal_rl.explore import pages, server
 from internal_rl.explore.episodes import Player, Request
 from internal_rl.weights import WeightsError
@@ -62,11 +62,8 @@ def export(player: Player, path: Path) -> None:
     """
     data = pages.about(player) | {"precomputed": pages.precomputed(player)}
     text = pages.html(f"Explorer: {player.entry.name}", data)
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        page.save(path, text)
     except OSError as error:
         raise PlaceError(f"--export={path} cannot be written: {error.strerror or error}.") from None
     print(f"{path}: {len(data['precomputed']['episodes'])} episodes, {len(text) / 1e6:.1f} MB")

@@ -70,7 +70,7 @@ class Player:
         Raises:
           WeightsError: for an entry that lacks a part, or of a body with physics.
         """
-        if entry.config.env.body != "point":
+        if not entry.config.env.grid:
             raise WeightsError(
                 f"{entry.name} is of the body {entry.config.env.body!r}; expected a gridworld. "
                 "`make reproduce-ant` writes a report with clips of the ant."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,11 @@ def precomputed(player: Player, layouts: int = LAYOUTS, tasks: int = TASKS) -> d
     """The episodes of a file by query: each driver's own, and the policy's with each code at each of ``TIMES``."""
     tasks = min(tasks, len(player.tasks))
     codes = [*player.codes, *(f"r{i}" for i in range(SAMPLES))]
-    episodes = {queries.text(request): player.play(request) for request in _requests(player, layouts, tasks, codes)}
+    episodes = {}
+    for layout, task in itertools.product(range(layouts), range(tasks)):
+        own = player.play(Request(layout, task))
+        episodes[queries.text(Request(layout, task))] = own
+        taken = [(Take(at, code),) for at in TIMES if at < len(own["beta"]) for code in codes]
+        others = [Request(layout, task, "prior"), *(Request(layout, task, takes=takes) for takes in taken)]
+        episodes |= {queries.text(request): player.play(request) for request in others}
     return {"layouts": layouts, "tasks": tasks, "samples": SAMPLES, "times": TIMES, "episodes": episodes}
-
-
-def _requests(player: Player, layouts: int, tasks: int, codes: list[str]) -> Iterator[Request]:
-    for layout in range(layouts):
-        for task in range(tasks):
-            own = Request(layout, task)
-            yield own
-            yield Request(layout, task, "prior")
-            length = len(player.play(own)["beta"])
-            for at in (at for at in TIMES if at < length):
-                yield from (Request(layout, task, takes=(Take(at, code),)) for code in codes)
