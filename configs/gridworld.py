@@ -3,7 +3,7 @@
 paper    the tables of the paper (one GPU; `docs/gpu_queue.md` gives time and memory)
 tiny     the same method on 5x5 cells with 3 colour pairs as subgoals, for two CPU cores (`make reproduce`)
 colours  tiny with the ant's tasks, whose subgoals are single colours: cheaper, but codes come to say directions
-smoke    seconds, for tests; learns nothing
+smoke    two minutes, nearly all of them compiling; tries whether everything runs, learns nothing
 """
 
 import dataclasses

@@ -33,7 +33,7 @@ from ml_collections import config_flags
 
 from experiments import lock
 from internal_rl import config as c
-from internal_rl import mesh
+from internal_rl import contract, mesh
 from internal_rl.checkpoints import CheckpointError
 from internal_rl.dataset import DataError
 from internal_rl.learning import objectives, updates
@@ -75,25 +75,33 @@ class Options:
 
 
 def main(
-    run: Callable[[c.Config, Path], Any], argv: Sequence[str] | None = None, builds_on: Sequence[str] = ()
+    run: Callable[[c.Config, Path], Any],
+    argv: Sequence[str] | None = None,
+    builds_on: Sequence[str] = (),
+    reads: str = "",
 ) -> None:
     """Parses the command line, claims the workdir and calls ``run(config, workdir)``.
 
     Args:
-      run: the experiment.
+      run: the experiment; ``--help`` begins with what its module says of itself.
       argv: program name and arguments; ``sys.argv`` if None.
       builds_on: stages that ``--parent`` may supply.
+      reads: a file that must be in the workdir, of a command that goes on from a finished run.
 
     Raises:
       SystemExit: for every bad input, after one sentence on stderr; see the exit codes above.
     """
     with one_sentence():
-        options = parse(sys.argv if argv is None else argv)
+        options = parse(sys.argv if argv is None else argv, sys.modules[run.__module__].__doc__)
         if options.dry_run:
             print(json.dumps(c.to_dict(options.config), indent=2))
             return
         if options.workdir is None:
             raise c.ConfigError("--workdir is missing; expected the folder of the run.")
+        if reads and not (options.workdir / reads).exists():
+            raise c.ConfigError(
+                f"--workdir is {options.workdir}, which has no {reads}; run experiments.reproduce with it first."
+            )
         mesh.join(options.distributed)
         supplied = (*builds_on, *(EXPERT_FOLDERS if options.config.env.physics else ()))
         if options.parent and not supplied:
@@ -155,8 +163,8 @@ def one_sentence() -> Iterator[None]:
         _fail("interrupted.", INTERRUPTED)
 
 
-def parse(argv: Sequence[str]) -> Options:
-    """Reads flags and overrides into a validated configuration.
+def parse(argv: Sequence[str], about: str | None = None) -> Options:
+    """Reads flags and overrides into a validated configuration; ``about`` is what ``--help`` begins with.
 
     Raises:
       ConfigError: for anything on the command line that cannot be used, in one sentence.
@@ -172,7 +180,7 @@ def parse(argv: Sequence[str]) -> Options:
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and exit.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     if any(argument in ("--help", "-help", "-h") for argument in argv):
-        print(f"{__doc__}\n{values.get_help()}")
+        print("\n".join(filter(None, [about, __doc__, values.get_help()])))
         raise SystemExit(0)
     # Checked here because ml_collections dies of both with a traceback.
     _check_file(argv)
@@ -185,6 +193,7 @@ def parse(argv: Sequence[str]) -> Options:
     if leftover:
         raise c.ConfigError(f"{leftover[0]!r} is not a flag; expected --config.SECTION.FIELD=VALUE.")
     config = c.from_dict(values.config.to_dict())
+    contract.check(config)
     workdir, parent = (Path(path).absolute() if path else None for path in (values.workdir, values.parent))
     return Options(config, workdir, parent, values.dry_run, values.distributed)
 
@@ -390,8 +399,8 @@ def _check_field(path: str) -> None:
         fields = [field.name for field in dataclasses.fields(section)] if dataclasses.is_dataclass(section) else []
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
-            hint = f" (did you mean {'.'.join([*parents, *close])}?)" if close else ""
-            raise c.ConfigError(f"{path} is not a field of the configuration{hint}.")
+            hint = f"did you mean {'.'.join([*parents, *close])}?" if close else f"there are {', '.join(fields)}"
+            raise c.ConfigError(f"{path} is not a field of the configuration ({hint if fields else 'nor a section'}).")
         section = getattr(section, name)
         parents.append(name)
     if dataclasses.is_dataclass(section):
@@ -405,7 +414,8 @@ def _root_config_error(error: BaseException) -> c.ConfigError:
         if isinstance(cause, c.ConfigError):
             text = str(cause)
         cause = cause.__cause__ or cause.__context__
-    return c.ConfigError(text.splitlines()[0] if text else type(error).__name__)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return c.ConfigError(f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") else lines[0])
 
 
 def read_object(path: Path) -> dict[str, Any]:

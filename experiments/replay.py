@@ -193,7 +193,9 @@ def write(workdir: Path, output: Path) -> str:
       CheckpointError: if a stage is unfinished or unreadable.
     """
     if not (workdir / "reinforce" / "summary.json").exists():
-        raise config.ConfigError(f"--workdir is {workdir}; expected the folder of a run with internal RL done.")
+        raise config.ConfigError(
+            f"--workdir is {workdir}; expected the folder of a run with internal RL done; run make reproduce first."
+        )
     cfg = config.from_dict(common.read_object(workdir / "config.json"))
     picked, which = median_learner(cfg, workdir)
     episode, solved, note = episode_of(cfg, *picked)

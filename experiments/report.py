@@ -104,8 +104,6 @@ def figures(cfg: config.Config, workdir: Path, results: dict[str, Any]) -> tuple
 def run(cfg: config.Config, workdir: Path) -> None:
     """Writes the report and prints the table of results."""
     path = workdir / "results.json"
-    if not path.exists():
-        raise config.ConfigError(f"{path} does not exist; run experiments.reproduce with this --workdir first.")
     results = json.loads(path.read_text(encoding="utf-8"))
     if "ceiling" not in results:
         raise config.ConfigError(f"{path} is of an older version; run experiments.reproduce with this --workdir again.")
@@ -133,4 +131,4 @@ def run(cfg: config.Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    common.main(run)
+    common.main(run, reads="results.json")

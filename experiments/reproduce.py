@@ -96,7 +96,7 @@ def collect(base: dict, steered: dict, found: dict, learned: dict) -> dict[str, 
 
 
 def wall_times(workdir: Path, folders: Sequence[str]) -> dict[str, float]:
-    """Seconds that each stage took."""
+    """Seconds of training of each stage, without compilation."""
     return {name: journal.read(workdir / name)[-1]["wall_s"] for name in folders if (workdir / name).exists()}
 
 
@@ -133,6 +133,8 @@ def run(cfg: Config, workdir: Path) -> None:
     }
     common.write_json(workdir / "results.json", results | {"wall_s": wall_times(workdir, stages)})
     report.run(cfg, workdir)
+    if cfg.preset == "smoke":
+        print("The preset smoke only tries whether everything runs: nothing was learned, the numbers mean nothing.")
 
 
 if __name__ == "__main__":

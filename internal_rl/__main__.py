@@ -26,7 +26,7 @@ STAGES = {
 OTHERS = {
     "reproduce": "all of these, in order, to results.json and report.html (make reproduce)",
     "ant_expert": "trains the ant's expert, instead of the one that ships; before expert_data",
-    "blind": "a base model without memory, for bodies with physics: what the past is worth",
+    "blind": "a base model without memory, where there is no Bayes reference: what the past is worth",
     "probe": "linear probes of the subgoal at every layer (C.2)",
     "compile": "CompILE in the place of the metacontroller, a baseline",
     "sweep": "many runs, several at a time, on any number of hosts (make sweep, make status)",
@@ -43,12 +43,12 @@ PRESETS = {
         "paper": "the tables of the paper, for a GPU",
         "tiny": "the same method on 5x5 cells, for two CPU cores",
         "colours": "tiny with single colours as subgoals",
-        "smoke": "seconds, for tests; learns nothing",
+        "smoke": "two minutes, nearly all of them compiling; tries whether everything runs, learns nothing",
     },
     "ant": {
         "paper": "the paper's grid, tasks and tables, for a GPU",
         "tiny": "coarse physics and a small model, for two CPU cores",
-        "smoke": "a puck instead of the ant, minutes, for tests; learns nothing",
+        "smoke": "a puck instead of the ant, minutes; tries whether everything runs, learns nothing",
     },
 }
 """The presets of ``configs/NAME.py``."""

@@ -90,14 +90,16 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
         ``ceiling`` (what success is measured against), ``ground_truth_control.success``, ``tolerance`` (steps by which
         switches may miss, default 1) and ``alignment_f1_tol1`` or of that tolerance,
         ``{internal_rl,raw_rl}.{initial,final}_success``; on the grid ``bayes_nll``, ``goal_known_nll`` and
-        ``bayes_gap``; for a body with physics ``expert.{pretrain,post}`` (success) and ``blind_nll``;
+        ``bayes_gap``, elsewhere ``blind_nll``; for a body with physics ``expert.{pretrain,post}`` (success);
         ``standing_still``, for each stage the seeds that ceased to be finite and when. Each is a number or
         ``{"median", "q25", "q75"}`` over seeds; dotted names are nested mappings or keys with a dot.
     """
     tolerance = results.get("tolerance", 1)
     ceiling, of = _value(results, "ceiling"), _ceiling_name(results)
     internal = _value(results, "internal_rl.final_success")
-    lines = _body_rows(results) if _value(results, "expert.post") is not None else _grid_rows(results)
+    lines = _grid_rows(results) if _value(results, "blind_nll") is None else _memory_rows(results)
+    if _value(results, "expert.post") is not None:
+        lines = [*EXPERT, *lines]
     lines += [
         ("Solvable pretraining layouts", "solvable_share_pretrain"),
         ("Solvable post-training layouts", "solvable_share"),
@@ -128,10 +130,14 @@ def _grid_rows(results: Mapping[str, Any]) -> list[tuple]:
     ]
 
 
-def _body_rows(results: Mapping[str, Any]) -> list[tuple]:
+EXPERT = (
+    ("Expert, success on pretraining tasks", "expert.pretrain", ">=", 0.8, "the paper's expert"),
+    ("Expert, success on the post-training task", "expert.post", ">=", 0.7, "the paper's expert"),
+)
+
+
+def _memory_rows(results: Mapping[str, Any]) -> list[tuple]:
     return [
-        ("Expert, success on pretraining tasks", "expert.pretrain", ">=", 0.8, "the paper's expert"),
-        ("Expert, success on the post-training task", "expert.post", ">=", 0.7, "the paper's expert"),
         ("Model without memory, NLL (nats per step)", "blind_nll"),
         ("Base model, NLL", "base_nll", "<", _value(results, "blind_nll"), "without memory"),
     ]
@@ -142,13 +148,15 @@ def _ceiling_name(results: Mapping[str, Any]) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The results as aligned plain text, with targets, verdicts and the wall time of each stage."""
+    """The results as aligned plain text, with targets, verdicts and the training time of each stage."""
     lines = [("metric", "value", "target", "verdict"), *(dataclasses.astuple(row) for row in rows(results))]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     lines.insert(1, tuple("-" * width for width in widths))
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     for stages in _wall(results).values():
-        text.append("wall time: " + ", ".join(f"{stage} {spent}" for stage, spent in stages.items()))
+        text.append(
+            "training time, without compilation: " + ", ".join(f"{stage} {spent}" for stage, spent in stages.items())
+        )
     return "\n".join(text)
 
 
@@ -199,9 +207,9 @@ def _percent(share: float) -> str:
 
 
 def _wall(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Wall times as ``{"wall time": {stage: text}}``, empty where there are none."""
+    """Training times as ``{"training time": {stage: text}}``, empty where there are none."""
     times = results.get("wall_s") or {}
-    return {"wall time": {stage: _duration(seconds) for stage, seconds in times.items()}} if times else {}
+    return {"training time": {stage: _duration(seconds) for stage, seconds in times.items()}} if times else {}
 
 
 def _duration(seconds: float) -> str:

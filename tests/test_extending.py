@@ -15,7 +15,7 @@ from examples import config as examples
 from examples.gru import GRU
 from examples.key_door import KeyDoor
 from experiments import compile, pretrain, probe, replay, reproduce
-from internal_rl import build, data
+from internal_rl import build, contract, data
 from internal_rl import config as c
 from internal_rl.envs import core
 from internal_rl.models.cell import hard_gate
@@ -83,6 +83,11 @@ def test_noise_of_the_expert_is_the_share_of_other_actions():
     batch = data.demonstrated_batch(long, tasks, noisy, KEY, 16)
     share = np.bincount(batch.action[batch.alive], minlength=4) / np.sum(batch.alive)
     assert np.all(np.abs(share - 0.25) < 0.06)
+
+
+@pytest.mark.parametrize("name", ["key_door", "gru", "steering_vector", "all"])
+def test_the_examples_keep_their_contracts(name):
+    contract.check(example(f"{name},tiny"))
 
 
 def test_gru_is_the_same_in_a_sequence_in_chunks_and_in_steps():
@@ -167,6 +172,83 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(change, sentence):
         cfg = c.from_dict(values)
         build.base_model(cfg), build.metacontroller(cfg)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Crashing(KeyDoor):
+    def step(self, state, action):
+        return state.replace(colour=action)
+
+
+class Narrow(KeyDoor):
+    def observe(self, state):
+        return super().observe(state)[1:]
+
+
+class Paying(KeyDoor):
+    def step(self, state, action):
+        return super().step(state, action).replace(reward=jnp.int32(0))
+
+
+class Steered(KeyDoor):
+    actions = 2
+
+    def expert(self, state, key):
+        return jnp.zeros(2)
+
+    def step(self, state, action):
+        return super().step(state, jnp.argmax(action))
+
+
+class Unhashable(KeyDoor):
+    __hash__ = None
+
+
+class Mean(GRU):
+    def __call__(self, x_TD, state, t0):
+        return jnp.broadcast_to(x_TD.mean(0), x_TD.shape), state
+
+
+class Forgetful(GRU):
+    def __call__(self, x_TD, state, t0):
+        return x_TD, None
+
+
+class Code(nnx.Module):
+    def __init__(self, width, code, rngs):
+        pass
+
+    def __call__(self, e, code):
+        return code
+
+
+BROKEN = [
+    ("env", "body", "Crashing", r"whose step fails \(\S+test_extending.py, line \d+\): TypeError: State.*'colour'\.$"),
+    ("env", "body", "Narrow", r"whose observe is bool \[174\]; expected an array \[175\]\.$"),
+    ("env", "body", "Paying", r"whose step.reward is int32 \[\]; expected float32 \[\]\.$"),
+    ("env", "body", "Unhashable", "which is not hashable; expected e.g. a frozen dataclass"),
+    ("model", "mixer", "Mean", "which gives for a sequence something else than step by step"),
+    ("model", "mixer", "Forgetful", r"whose state is PyTreeDef\(None\); expected PyTreeDef\(\*\)\.$"),
+    ("control", "decoder", "Code", r"whose output is float32 \[3\]; expected an array \[16\]\.$"),
+    ("discover", "decoder", "Code", r"whose output is float32 \[3\]; expected an array \[16\]\.$"),
+]
+
+
+@pytest.mark.parametrize("section, field, name, sentence", BROKEN)
+def test_what_would_fail_later_is_refused_before_anything_is_written(section, field, name, sentence):
+    values = c.to_dict(example("all,smoke"))
+    values[section][field] = f"{__name__}:{name}"
+    with pytest.raises(c.ConfigError, match=sentence) as caught:
+        contract.check(c.from_dict(values))
+    assert str(caught.value).startswith(f"{section}.{field} is ") and "\n" not in str(caught.value)
+
+
+def test_noise_of_an_expert_whose_actions_are_vectors_is_refused():
+    values = c.to_dict(example("all,smoke"))
+    values["env"]["body"] = f"{__name__}:Steered"
+    contract.check(c.from_dict(values))
+    values["expert"]["epsilon"] = 0.1
+    with pytest.raises(c.ConfigError, match="expert.epsilon is 0.1; expected 0: the actions of env.body = "):
+        contract.check(c.from_dict(values))
 
 
 def test_absorbing_states_keep_everything_and_pay_nothing():

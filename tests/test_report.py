@@ -106,8 +106,17 @@ def test_table_shows_values_targets_and_times():
     assert line.split("  ")[0] == INTERNAL
     assert "0.600 [0.550, 0.660]" in line and ">= 0.540 (0.6 of solvable)" in line and line.endswith("reached")
     assert "0.0002 [0, 0.0004]" in next(line for line in lines if line.startswith(RAW))
-    assert lines[-1] == "wall time: pretrain 1 h 02 min, discover 12.3 s"
+    assert lines[-1] == "training time, without compilation: pretrain 1 h 02 min, discover 12.3 s"
     assert len({line.find(" 0.9") for line in lines if line.startswith("Solvable")}) == 1, "columns are not aligned"
+
+
+def test_base_models_are_measured_against_what_there_is():
+    own = {name: value for name, value in RESULTS.items() if "bayes" not in name} | {"base_nll": 0.5, "blind_nll": 0.6}
+    for results, metrics in ((own, 0), (own | {"expert": {"pretrain": 0.9, "post": 0.6}}, 2)):
+        found = {row.metric: row for row in report.rows(results)}
+        assert found["Base model, NLL"].verdict == "reached" and not any("Bayes" in metric for metric in found)
+        assert sum(metric.startswith("Expert") for metric in found) == metrics
+    assert found["Expert, success on the post-training task"].verdict == "missed"
 
 
 def test_headline_follows_the_numbers():
