@@ -14,6 +14,8 @@ from typing import Any
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from internal_rl.models.products import ROWS
+
 UNKNOWN = {"conv_general_dilated", "ragged_dot_general", "triangular_solve", "cholesky", "lu", "qr", "eigh", "fft"}
 """Primitives with work of their own that no stage uses; met, they would be missed silently."""
 
@@ -55,8 +57,8 @@ def inner(equation: Any) -> list[Any]:
 
 
 def product(equation: Any) -> Count:
-    """A single ``dot_general``."""
-    contracted = equation.params["dimension_numbers"][0][0]
+    """A single ``dot_general``, or product of rows with a kernel."""
+    contracted = equation.params["dimension_numbers"][0][0] if equation.primitive is not ROWS else (1,)
     left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
     flops = 2.0 * math.prod(out) * math.prod(left[i] for i in contracted)
     return Count(flops, float(sum(map(size, (*equation.invars, *equation.outvars)))), 1)
@@ -80,7 +82,7 @@ def count(jaxpr: Any, doubt: Callable[[str], None] = refuse) -> Count:
             doubt(f"{name} is not counted")
         if name == "while" and any(part.products for part in parts):
             doubt("matrix products in a loop of unknown length")
-        if name == "dot_general":
+        if name == "dot_general" or equation.primitive is ROWS:
             total += product(equation)
         elif name == "cond":
             total += max(parts, key=lambda part: part.flops)

@@ -13,24 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from internal_rl.models import products
+
 Clock = int | jax.Array
-
-
-def _product(x, kernel, dimensions, **options):
-    """``jax.lax.dot_general`` of [..., D] and a kernel [D, E], so that its gradient is fast on a CPU too.
-
-    There XLA would compute the kernel's gradient as [D, E] from transposed copies of the output's gradient. The barrier
-    keeps it [E, D], which saves a fifth of a block's gradient.
-    """
-    if jax.default_backend() != "cpu":
-        return jax.lax.dot_general(x, kernel, dimensions, **options)
-    return jax.lax.dot_general(x, jax.lax.optimization_barrier(kernel.T), (((x.ndim - 1,), (1,)), ((), ())), **options)
 
 
 def linear(inputs: int, outputs: int, scale: float, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nnx.Linear:
     """A linear layer with variance-scaling initialisation (fan-in, truncated normal)."""
     init = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, dot_general=_product, rngs=rngs)
+    return nnx.Linear(inputs, outputs, kernel_init=init, dtype=dtype, dot_general=products.product, rngs=rngs)
 
 
 class Mixer(Protocol):
@@ -106,14 +97,13 @@ class Attention(nnx.Module):
     def __call__(self, x_TD, state, t0: Clock):
         """[T, D] to [T, D] and the caches after T steps."""
         steps = x_TD.shape[0]
-        # Heads first: the batched products then need no transposes, a third faster on CPU.
-        q, k, v = jnp.einsum("tihk->ihtk", self.qkv(x_TD).reshape(steps, 3, self.heads, self.head_width))
+        q, k, v = products.split_heads(self.qkv(x_TD), self.heads)
         keys, values = (self._write(cache, new, t0) for cache, new in zip(state, (k, v), strict=True))
         distance = t0 + jnp.arange(steps)[:, None] - jnp.arange(keys.shape[1])
         logits = jnp.einsum("htk,hck->htc", q, keys, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits / np.sqrt(self.head_width) + self._bias(distance), axis=-1)
         mixed = jnp.einsum("htc,hck->htk", weights.astype(self.dtype), values)
-        return self.out(jnp.moveaxis(mixed, 0, 1).reshape(steps, -1)), (keys, values)
+        return self.out(products.join_heads(mixed)), (keys, values)
 
 
 @jax.custom_vjp
@@ -215,8 +205,8 @@ class Block(nnx.Module):
 
     def __init__(self, mixer: nnx.Module, width: int, mlp: int, scale: float, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         self.mixer = mixer
-        self.mix_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.mix_norm = products.LayerNorm(width, rngs=rngs)
+        self.mlp_norm = products.LayerNorm(width, rngs=rngs)
         self.mlp = MLP(width, mlp, width, scale, rngs, dtype)
 
     def init_state(self, capacity: int):

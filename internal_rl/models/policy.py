@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from internal_rl.models.layers import Block, Recurrent, linear
+from internal_rl.models.products import LayerNorm
 
 
 class Policy(nnx.Module):
@@ -18,7 +19,7 @@ class Policy(nnx.Module):
         self.norm_in = nnx.LayerNorm(inputs, use_bias=False, use_scale=False, rngs=rngs)
         self.inward = linear(inputs, width, 1.0, rngs)
         self.block = Block(Recurrent(width, width, heads, 1.0, rngs), width, 2 * width, 1.0, rngs)
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.norm = LayerNorm(width, rngs=rngs)
         self.head = nnx.Linear(width, 2 * code, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def init_state(self) -> Any:

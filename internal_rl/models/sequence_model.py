@@ -13,6 +13,7 @@ from internal_rl import plugins
 from internal_rl.config import ModelConfig
 from internal_rl.models.heads import Categorical, Distribution, Mixtures
 from internal_rl.models.layers import Attention, Block, Clock, Memoryless, Recurrent, linear
+from internal_rl.models.products import LayerNorm
 
 Params = Any
 Head = tuple[type[Distribution] | Mixtures, int]
@@ -64,7 +65,7 @@ class SequenceModel(nnx.Module):
         self.dtype, self.depth, self.encode = dtype, cfg.depth, encode
         self.embed = linear(observation, cfg.width, cfg.init_scale, rngs, dtype)
         self.blocks = nnx.List([block() for _ in range(cfg.depth)])
-        self.norm = nnx.LayerNorm(cfg.width, rngs=rngs)
+        self.norm = LayerNorm(cfg.width, rngs=rngs)
         self.kinds = (action[0], following[0])
         self.action, self.observation = (
             linear(cfg.width, kind.outputs(size), cfg.init_scale, rngs) for kind, size in (action, following)
