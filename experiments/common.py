@@ -103,6 +103,8 @@ def main(
                 f"--workdir is {options.workdir}, which has no {reads}; run experiments.reproduce with it first."
             )
         mesh.join(options.distributed)
+        mesh.use_cores()
+        contract.check(options.config)
         supplied = (*builds_on, *(EXPERT_FOLDERS if options.config.env.physics else ()))
         if options.parent and not supplied:
             raise c.ConfigError("--parent is given; expected only with a stage that builds on another.")
@@ -193,7 +195,6 @@ def parse(argv: Sequence[str], about: str | None = None) -> Options:
     if leftover:
         raise c.ConfigError(f"{leftover[0]!r} is not a flag; expected --config.SECTION.FIELD=VALUE.")
     config = c.from_dict(values.config.to_dict())
-    contract.check(config)
     workdir, parent = (Path(path).absolute() if path else None for path in (values.workdir, values.parent))
     return Options(config, workdir, parent, values.dry_run, values.distributed)
 

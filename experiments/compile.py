@@ -43,6 +43,7 @@ def stage(cfg: Config, axes: dict[str, Any] | None = None) -> loop.Stage:
         train.save_every,
         {"vary": 0} | (axes or {}),
         headline,
+        batch=train.batch,
     )
 
 

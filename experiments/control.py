@@ -42,7 +42,9 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
         return {f"held_out_{name}": value for name, value in metrics.items()}
 
     headline = ("nll", "held_out_nll")
-    return loop.Stage("control", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
+    return loop.Stage(
+        "control", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline, batch=train.batch
+    )
 
 
 def initial(cfg: Config) -> updates.TrainState:

@@ -46,7 +46,9 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
 
     said = ("code_subgoal", "code_action") if cfg.env.grid else ("code_subgoal",)
     headline = ("nll", "kl", *said, common.judged(cfg))
-    return loop.Stage("discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline)
+    return loop.Stage(
+        "discover", update, evaluate, train.steps, train.log_every, train.save_every, axes, headline, batch=train.batch
+    )
 
 
 def held_out(cfg: Config, base: Any, controller: Any, context: Any, key: jax.Array, batch: int, step: Any):

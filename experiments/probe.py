@@ -40,7 +40,9 @@ def stage(cfg: Config, axes: Any) -> loop.Stage:
             for layer, value in enumerate(accuracies(cfg, state.params, context, key, train.eval_batch))
         }
 
-    return loop.Stage("probe", update, evaluate, train.steps, train.log_every, train.save_every, axes, ("nll",))
+    return loop.Stage(
+        "probe", update, evaluate, train.steps, train.log_every, train.save_every, axes, ("nll",), batch=train.batch
+    )
 
 
 def accuracies(cfg: Config, params: Any, context: Any, key: jax.Array, batch: int) -> jax.Array:

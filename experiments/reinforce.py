@@ -52,7 +52,9 @@ def rl_stage(
         return updates.policy_gradient(play, log_prob, section, tx)(state, context)
 
     headline = ("success", "subgoals", "decisions")
-    return loop.Stage(name, update, None, train.steps, train.log_every, train.save_every, axes, headline)
+    return loop.Stage(
+        name, update, None, train.steps, train.log_every, train.save_every, axes, headline, batch=train.batch
+    )
 
 
 def initial(cfg: Config) -> updates.TrainState:

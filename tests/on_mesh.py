@@ -98,7 +98,7 @@ def main(workdir, stages):
     for shape in (ONE, FOUR):
         for stage in stages:
             found[str(shape)] = outcome(workdir / str(shape), stage, shape, watched)
-    for shape in (ONE, (2, 1), (2, 4), (0, 0)):
+    for shape in (ONE, (2, 1), (1, 2), (2, 4), (0, 0)):
         folder = workdir / f"from four to {shape}"
         shutil.copytree(workdir / str(FOUR), folder, symlinks=True)
         shutil.rmtree(folder / stages[-1] / "checkpoints" / "4")

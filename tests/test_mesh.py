@@ -38,7 +38,8 @@ def check(found):
     one = found.pop("(1, 1)")
     devices = {name: part["devices"] for name, part in found.items()}
     assert devices == {
-        "(2, 2)": 4, "(2, 2) to (1, 1)": 1, "(2, 2) to (2, 1)": 2, "(2, 2) to (2, 4)": 8, "(2, 2) to (0, 0)": 8,
+        "(2, 2)": 4, "(2, 2) to (1, 1)": 1, "(2, 2) to (2, 1)": 2, "(2, 2) to (1, 2)": 2, "(2, 2) to (2, 4)": 8,
+        "(2, 2) to (0, 0)": 8,
     }  # fmt: skip
     # Seeds exchange counters only; a shared batch needs sums of gradients.
     sums = {name: part["reduces"] for name, part in found.items()}
@@ -60,6 +61,37 @@ def test_learners_are_the_same_on_any_mesh(tmp_path):
 def test_every_stage_is_the_same_on_any_mesh(tmp_path, last):
     before = {"pretrain": (), "reinforce": ("pretrain", "discover")}.get(last, ("pretrain",))
     check(on_eight_devices(tmp_path, *before, last))
+
+
+CORES = """
+import os, sys
+os.sched_getaffinity = lambda process: {0, 1}
+from internal_rl import mesh
+exec(sys.argv[1])
+mesh.use_cores()
+import jax
+for rows, batch in ((1, 128), (1, 64), (2, 16), (3, 512), (3, 129)):
+    found = mesh.make((0, 0), rows, batch)
+    print(*(found.devices.shape if found else (1, 1)))
+"""
+
+
+@pytest.mark.parametrize(
+    "before, flags, expected",
+    [
+        ("", "", "1 2, 1 1, 2 1, 1 2, 1 1"),  # cores share seeds first, then batches that are large enough
+        ("import jax; jax.devices()", "", "1 1, 1 1, 1 1, 1 1, 1 1"),  # too late
+        ("os.sched_getaffinity = lambda process: {1}", "", "1 1, 1 1, 1 1, 1 1, 1 1"),
+        ("", "--xla_force_host_platform_device_count=3", "1 3, 1 3, 1 3, 3 1, 3 1"),
+    ],
+)
+def test_cores_are_devices_where_nothing_else_is_said(before, flags, expected):
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", CORES, before], env=environment, cwd=root, capture_output=True, text=True, check=True
+    )
+    assert ", ".join(done.stdout.splitlines()) == expected
 
 
 def test_bad_meshes_are_refused():

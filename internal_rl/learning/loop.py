@@ -47,6 +47,7 @@ class Stage:
       context_axes: the ``vmap`` axes of the context; None shares one context among all seeds.
       headline: the metrics of the progress line.
       keep: updates whose checkpoints are never dropped; multiples of ``save_every``.
+      batch: episodes or sequences of an update, which the cores of a CPU may share; 0 if they should not.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Stage:
     context_axes: Any = None
     headline: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()
+    batch: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError if chunks would not end at ``steps`` and at every save."""
@@ -109,7 +111,7 @@ def run(
         state = jax.tree.map(_own, jax.jit(state)() if callable(state) else state)
         updates = np.asarray(state.step)
         still = {int(seed): int(updates[seed]) for seed in np.flatnonzero(updates < step)}
-        devices = mesh.make(config.mesh, len(updates))
+        devices = mesh.make(config.mesh, len(updates), stage.batch)
         state, context = mesh.place(devices, state), mesh.place(devices, context, stage.context_axes)
         with mesh.entered(devices):
             chunk = compile_chunk(stage, state, context, devices)
@@ -179,16 +181,16 @@ def compile_chunk(stage: Stage, state: Any, context: Any, devices: Any = None) -
 def over_seeds(function: Callable[[Any, Any], Any], context_axes: Any) -> Callable[[Any, Any], Any]:
     """``function(state, context)`` for every seed of the leading axis of ``state``, in one program.
 
-    Side by side (``vmap``) on an accelerator and on a mesh. On a single CPU device one after the other: seeds side by
-    side win nothing there and fall out of its caches.
+    Side by side (``vmap``) on an accelerator and on a mesh that spreads them. On a CPU otherwise one after the other:
+    seeds side by side win nothing there and fall out of its caches.
 
     Args:
       function: sees one seed.
       context_axes: as in ``Stage``.
     """
-    on_mesh = not jax.sharding.get_abstract_mesh().empty
-    if on_mesh or jax.default_backend() != "cpu":
-        return jax.vmap(function, (0, context_axes), spmd_axis_name=mesh.SEEDS if on_mesh else None)
+    devices = jax.sharding.get_abstract_mesh()
+    if jax.default_backend() != "cpu" or (not devices.empty and devices.shape[mesh.SEEDS] > 1):
+        return jax.vmap(function, (0, context_axes), spmd_axis_name=None if devices.empty else mesh.SEEDS)
 
     def one_by_one(state: Any, context: Any) -> Any:
         def row(i: jax.Array) -> Any:
