@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from benchmarks.programs import Built, Program, one_seed, resized, size_of
+from benchmarks.programs import Built, Program, in_chunks, one_seed, resized, size_of
 from configs import ant
 from internal_rl import build
 from internal_rl.config import Config
@@ -49,7 +49,7 @@ def expert_update(cfg: Config) -> Built:
     train = cfg.ant_expert
     function, state, context = one_seed(cfg, "ant_expert")
     what = f"batch {train.batch}, {train.unroll} steps, {train.epochs} epochs x {train.minibatches}"
-    return Built(function, (state, context), train.batch * train.unroll, "steps", what, carried=True)
+    return in_chunks(function, (state, context), train.batch * train.unroll, "steps", what)
 
 
 def pretrain_update(cfg: Config) -> Built:
@@ -61,7 +61,7 @@ def pretrain_update(cfg: Config) -> Built:
     brief = f" and {train.brief} of {train.brief_steps}" if train.brief else ""
     seen = train.batch * steps + train.brief * train.brief_steps
     what = size_of(cfg, train.batch, steps) + brief
-    return Built(function, (state, context), seen, "steps", what, carried=True)
+    return in_chunks(function, (state, context), seen, "steps", what)
 
 
 def programs() -> Iterator[Program]:

@@ -70,7 +70,7 @@ def update(point: Point) -> programs.Built:
     context["given"] = jax.tree.map(lambda x: x[rows], sequences(point["T"]))
     every = jax.vmap(programs.on_given(stage.update), (0, stage.context_axes | {"given": 0}))
     tokens = point["seeds"] * point["batch"] * point["T"]
-    return programs.Built(every, (state, context), tokens, "steps", "", carried=True)
+    return programs.in_chunks(every, (state, context), tokens, "steps", "")
 
 
 def free(rows: Sequence[timing.Row]) -> int:

@@ -23,6 +23,8 @@ CPU_BATCH = 64
 ENVIRONMENTS = 4096
 STEPS = 100
 """Of random actions in one scan."""
+CHUNK = 4
+"""Updates of a call, one after the other as in training: a single one also pays for memory that is new to it."""
 UPDATES = ("pretrain", "control", "discover", "reinforce", "raw")
 
 
@@ -32,7 +34,7 @@ class Built(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     amount: float
-    """What a call does, in ``unit``."""
+    """What a call, or an update of its chunk, does, in ``unit``."""
     unit: str
     what: str
     """Its size in words: rows of different ``what`` are not compared."""
@@ -40,6 +42,8 @@ class Built(NamedTuple):
     """The first argument is donated, and the first result is the next call's, as in a scan of updates."""
     repeats: int = 1
     """How often the loop around everything runs; XLA's cost analysis counts its body once."""
+    chunk: int = 1
+    """How many updates a call makes; time, operations and bytes are those of one."""
 
 
 class Program(NamedTuple):
@@ -138,8 +142,17 @@ def given_batch(cfg: Config, batch: int, seed: int = 0) -> Batch:
     return jax.jit(lambda key: expert_data.clean(cfg, {}, key, batch))(jax.random.key(seed))
 
 
+def in_chunks(update: Callable[..., Any], args: tuple[Any, ...], amount: float, unit: str, what: str) -> Built:
+    """Updates as the training loop runs them."""
+
+    def chunk(state, context):
+        return jax.lax.scan(lambda state, _: update(state, context), state, length=CHUNK)
+
+    return Built(chunk, args, amount, unit, what, carried=True, repeats=CHUNK, chunk=CHUNK)
+
+
 def update(cfg: Config, name: str) -> Built:
-    """One update of a stage; of a supervised one without making its data, which has a row of its own."""
+    """Updates of a stage; of a supervised one without making its data, which has a row of its own."""
     train, steps = getattr(cfg, "reinforce" if name == "raw" else name), cfg.expert.horizon or cfg.env.horizon
     function, state, context = one_seed(cfg, name)
     if name in ("reinforce", "raw"):
@@ -149,7 +162,7 @@ def update(cfg: Config, name: str) -> Built:
             context, _ = discover.slow_features(cfg, context, {"base": None})
         context["given"], function = given_batch(cfg, train.batch), on_given(function)
     what = size_of(cfg, train.batch, steps)
-    return Built(function, (state, context), train.batch * steps, "steps", what, carried=True)
+    return in_chunks(function, (state, context), train.batch * steps, "steps", what)
 
 
 def rollout(cfg: Config, name: str) -> Built:

@@ -71,6 +71,7 @@ def measure(built: Built, seconds: float) -> Row:
     flops, origin = operations(traced, xla_flops, built.repeats)
     # XLA counts the body of a loop once, its bytes as its operations.
     moved = xla_bytes * max(1.0, flops / xla_flops if xla_flops else built.repeats)
+    row["s"], flops, moved = (value / built.chunk for value in (row["s"], flops, moved))
     return row | {
         "what": built.what, "amount": built.amount, "unit": built.unit, "rate": built.amount / row["s"],
         "compile_s": compile_s, "peak_bytes": paper_cost.peak_bytes(compiled), "flops": flops, "flops_from": origin,

@@ -83,6 +83,20 @@ def test_carried_arguments_are_donated_and_go_on():
     assert int(start) == 0  # the caller's own is a copy
 
 
+def test_updates_are_timed_in_chunks_and_reported_one_by_one(monkeypatch):
+    monkeypatch.setattr(timing, "timed", lambda call, seconds: {"s": call()[0].shape[0] * 1.0, "busy": 1.0})
+
+    def update(state, w):
+        return jnp.tanh(state @ w), {}
+
+    args = jnp.ones((64, 64)), jnp.ones((64, 64))
+    chunked = timing.measure(programs.in_chunks(update, args, 64, "rows", ""), 0.0)
+    alone = timing.measure(Built(update, args, 64, "rows", "", carried=True), 0.0)
+    assert chunked["s"] == alone["s"] / programs.CHUNK and chunked["rate"] == programs.CHUNK * alone["rate"]
+    assert chunked["flops"] == alone["flops"] == 2 * 64**3
+    np.testing.assert_allclose(chunked["bytes"], chunked["flops"] / chunked["xla_flops"] * chunked["xla_bytes"])
+
+
 def test_roofs_give_shares_and_floors():
     got = row(s=2.0, flops=1e9)
     assert (got["flops_per_s"], got["share"], got["floor_flops_s"], got["floor_bytes_s"]) == (0.5e9, 0.5, 1.0, 0.5)
