@@ -34,7 +34,7 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html notebook test test-pages test-all lint format torture bench bench-curves bench-compare bench-publish scaling docs links clean
+.PHONY: help install reproduce reproduce-ant ant-expert report replay figures sweep status $(FIGURES) figA1 figA3 figA5 explore explore-html notebook test test-pages test-all lint format torture bench bench-curves bench-anatomy bench-compare bench-publish scaling docs links clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +128,9 @@ bench: $(INSTALLED)  ## Measure every hot path against what the machine can do; 
 
 bench-curves: $(INSTALLED)  ## Measure pretraining against batch, T, depth, width and vmapped seeds
 	@$(PY) -m benchmarks.curves $(ARGS)
+
+bench-anatomy: $(INSTALLED)  ## Profile updates on a CPU: where their time goes, by kind of operation
+	@$(PY) -m benchmarks.anatomy $(ARGS)
 
 bench-compare: $(INSTALLED)  ## Compare two runs of bench, A=old/bench.json B=new/bench.json
 	@$(PY) -m benchmarks.compare $(or $(A),$(error A is missing; expected A=old/bench.json B=new/bench.json)) $(or $(B),$(error B is missing; expected A=old/bench.json B=new/bench.json))

@@ -1,4 +1,4 @@
-"""Puts what `make bench` and `make bench-curves` wrote into `docs/performance.md` and `results/`.
+"""Puts what `make bench`, `make bench-curves` and `make bench-anatomy` wrote into `docs/performance.md` and `results/`.
 
 python -m benchmarks.publish FOLDER ...
 
@@ -15,7 +15,10 @@ from benchmarks import tables
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT, RESULTS = ROOT / "docs" / "performance.md", ROOT / "results"
-MARKERS = {"bench": "<!-- tables: make bench -->", "curves": "<!-- tables: make bench-curves -->"}
+MARKERS = {
+    name: f"<!-- tables: make {command} -->"
+    for name, command in {"bench": "bench", "curves": "bench-curves", "anatomy": "bench-anatomy"}.items()
+}
 
 
 def publish(folder: Path, document: Path = DOCUMENT, results: Path = RESULTS) -> list[str]:
@@ -26,7 +29,7 @@ def publish(folder: Path, document: Path = DOCUMENT, results: Path = RESULTS) ->
     """
     found = [name for name in MARKERS if (folder / f"{name}.json").exists()]
     if not found:
-        raise SystemExit(f"error: {folder} holds neither bench.json nor curves.json; expected a folder of make bench.")
+        raise SystemExit(f"error: {folder} holds no {', '.join(MARKERS)}.json; expected a folder of make bench.")
     for name in found:
         figure = ""
         for ending in ("json", "png"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small_world
 
-from benchmarks import bench, bench_tables, compare, curves, programs, publish, roofline, tables, timing
+from benchmarks import anatomy, bench, bench_tables, compare, curves, programs, publish, roofline, tables, timing
 from benchmarks.programs import Built, Program
 from experiments import pretrain
 
@@ -95,6 +95,28 @@ def test_updates_are_timed_in_chunks_and_reported_one_by_one(monkeypatch):
     assert chunked["s"] == alone["s"] / programs.CHUNK and chunked["rate"] == programs.CHUNK * alone["rate"]
     assert chunked["flops"] == alone["flops"] == 2 * 64**3
     np.testing.assert_allclose(chunked["bytes"], chunked["flops"] / chunked["xla_flops"] * chunked["xla_bytes"])
+
+
+def test_operations_are_told_apart_by_what_they_do():
+    def run(x, w):
+        hidden = jax.lax.optimization_barrier(jnp.tanh(x @ w))
+        moved = jax.lax.optimization_barrier(jnp.swapaxes(hidden, 0, 1).reshape(4, 3, 5))
+        return jnp.sum(jnp.swapaxes(moved, 0, 2), axis=(0, 1)), moved
+
+    text = jax.jit(run).lower(jnp.ones((5, 3, 6)), jnp.ones((6, 4))).compile().as_text()
+    found = {what.split("[")[0] + " " + kind for kind, what in anatomy.kinds(text).values()}
+    assert {"f32 products", "f32 moves", "f32 reductions"} <= found
+    looped = jax.jit(lambda x: jax.lax.scan(lambda h, _: (jnp.tanh(h @ x), None), x, length=5)[0])
+    inside = [kind for kind, _ in anatomy.kinds(looped.lower(jnp.ones((6, 6))).compile().as_text()).values()]
+    assert inside.count("products") == 1 and "elementwise" in inside
+
+
+def test_an_anatomy_has_a_line_for_each_row():
+    spent = {"products": 2e-3, "moves": 1e-3, "reductions": 0.5e-3, "elementwise": 0.5e-3}
+    text = anatomy.markdown(report({"name": "pretrain_update@peers", "flops": 1e6, "kinds": spent, "operations": []}))
+    assert "4.0 ms" in text and "2.0 ms (50%)" in text and "1.0 ms (25%)" in text
+    with pytest.raises(SystemExit, match="--only has 'nothing'; expected some of"):
+        anatomy.run("nothing", 0.0)
 
 
 def test_roofs_give_shares_and_floors():
@@ -212,7 +234,7 @@ def test_published_tables_stand_between_their_markers(tmp_path):
     results.mkdir()
     marks = publish.MARKERS
     document.write_text(f"a\n{marks['bench']}\nold\n{tables.END}\nb\n{marks['curves']}\n{tables.END}\nc\n")
-    with pytest.raises(SystemExit, match="holds neither bench.json nor curves.json"):
+    with pytest.raises(SystemExit, match="holds no bench, curves, anatomy.json"):
         publish.publish(folder, document, results)
     files = {"json": "{}", "md": bench_tables.markdown(report(row()))}
     assert bench.write("run", tmp_path, "bench", files) == folder
