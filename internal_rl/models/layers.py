@@ -242,8 +242,11 @@ def mixed_low_rank(e_TD: jax.Array, weights_TK: jax.Array, a_KRD: jax.Array, b_K
       b_KDR: [K, D, R].
     """
     # As many operations as A and B would take, but on K R numbers a step instead of 2 R D that have to pass memory.
-    inner = jnp.einsum("...k,...kr->...r", weights_TK, jnp.einsum("...d,krd->...kr", e_TD, a_KRD))
-    return e_TD + jnp.einsum("...kr,kdr->...d", weights_TK[..., None] * inner[..., None, :], b_KDR)
+    count, rank, width = a_KRD.shape
+    parts = products.product(e_TD, a_KRD.reshape(-1, width).T).reshape(*weights_TK.shape, rank)
+    weighted = weights_TK[..., None] * jnp.einsum("...k,...kr->...r", weights_TK, parts)[..., None, :]
+    up = jnp.moveaxis(b_KDR, 2, 1).reshape(-1, width)
+    return e_TD + products.product(weighted.reshape(*weights_TK.shape[:-1], count * rank), up)
 
 
 def by_subgoal(e_TD: jax.Array, picked_TG: jax.Array, controllers: dict[str, jax.Array]) -> jax.Array:

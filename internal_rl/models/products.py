@@ -65,10 +65,10 @@ ad.primitive_transposes[ROWS] = _rows_transposed
 batching.primitive_batchers[ROWS] = _rows_vmapped
 
 
-def product(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-    """``jax.lax.dot_general`` of [..., D] and a kernel [D, E], as linear layers call it."""
+def product(x: jax.Array, kernel: jax.Array, dimensions: Any = None, **options: Any) -> jax.Array:
+    """[..., D] times a kernel [D, E]; a ``dot_general`` for linear layers, which call it with its options."""
     if not _cpu():
-        return jax.lax.dot_general(x, kernel, dimensions, **options)
+        return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **options)
     return ROWS.bind(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
