@@ -77,8 +77,13 @@ def run(cfg: Config, workdir: Path) -> dict[str, Any]:
         keys = common.row_keys(cfg, cfg.control, "control summary")
         held_out, result = jax.jit(loop.over_seeds(stage(cfg, axes).evaluate, axes))(state, context), {}
         for layer in layers(cfg):
-            measure = jax.vmap(lambda b, p, key, at=layer: success(cfg, b, p, at, key, episodes), (axis, 0, 0))
-            scores = common.lists(jax.jit(measure)(base, state.params[str(layer)], keys))
+
+            def measure(params, given, at=layer):
+                base, key = given
+                return success(cfg, base, params, at, key, episodes)
+
+            over = jax.jit(loop.over_seeds(measure, (axis, 0)))
+            scores = common.lists(over(state.params[str(layer)], (base, keys)))
             result[str(layer)] = common.lists({"held_out_nll": held_out[f"held_out_nll_{layer}"]}) | scores
         return result
 

@@ -72,17 +72,15 @@ def parents(cfg: Config, workdir: Path) -> tuple[dict[str, Any], dict[str, Any],
     return context, {"base": base_axis, "controller": controller_axis, "vary": 0}, digests
 
 
-def success(
-    cfg: Config, play: updates.Play, params: Any, context: Any, axes: Any, label: str
-) -> dict[str, list[float]]:
-    """What the rows' policies achieve on fresh episodes, [S] each."""
-    keys = common.row_keys(cfg, cfg.reinforce, label)
+def success(cfg: Config, play: updates.Play, axes: Any) -> Callable[..., dict[str, jax.Array]]:
+    """``(params, (context, keys)) -> `` what the rows' policies achieve on fresh episodes, [S] each; compiled once."""
     episodes = EPISODES * cfg.reinforce.eval_batch
 
-    def one(params, context, key):
+    def one(params, given):
+        context, key = given
         return steering.measure(lambda k: play(params, context, k), key, episodes)
 
-    return common.lists(jax.jit(jax.vmap(one, (0, axes, 0)))(params, context, keys))
+    return jax.jit(loop.over_seeds(one, (axes, 0)))
 
 
 def learn(
@@ -92,11 +90,10 @@ def learn(
     state = loop.run(stage, start, context, workdir=workdir, config=cfg, parents=digests)
 
     def summarise():
+        measure = success(cfg, play, stage.context_axes)
+        keys = {when: common.row_keys(cfg, cfg.reinforce, f"{stage.name} {when}") for when in ("before", "after")}
         measured = {"before": jax.jit(start)().params, "after": state.params}
-        return {
-            when: success(cfg, play, params, context, stage.context_axes, f"{stage.name} {when}")
-            for when, params in measured.items()
-        }
+        return {when: common.lists(measure(params, (context, keys[when]))) for when, params in measured.items()}
 
     return common.cached(workdir / stage.name / "summary.json", checkpoints.leaf_digest(state), summarise)
 
