@@ -17,6 +17,7 @@ from internal_rl import build
 from internal_rl.config import Config
 from internal_rl.data import Batch
 from internal_rl.experts import shortest_path
+from internal_rl.learning.rollout import played
 
 CPU_BATCH = 64
 """The largest batch at the paper's sizes on a CPU, where the paper's own would take a minute and more."""
@@ -171,7 +172,8 @@ def rollout(cfg: Config, name: str) -> Built:
     play = (reinforce.play_codes if name == "reinforce" else raw.play_raw)(cfg)
     batch, steps = cfg.reinforce.batch, cfg.env.horizon
     args = state.params, context, jax.random.split(jax.random.key(3), batch)
-    return Built(jax.vmap(play, (None, None, 0)), args, batch * steps, "steps", size_of(cfg, batch, steps))
+    run = lambda params, context, keys: played(lambda key: play(params, context, key), keys)  # noqa: E731
+    return Built(run, args, batch * steps, "steps", size_of(cfg, batch, steps))
 
 
 def gridworld_programs(dtype: str) -> Iterator[Program]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from internal_rl.learning.rollout import Episode
+from internal_rl.learning.rollout import Episode, played
 from internal_rl.learning.updates import Metrics, summary
 from internal_rl.models import layers
 
@@ -36,6 +36,6 @@ def measure(play: Callable[[jax.Array], Episode], key: jax.Array, episodes: int,
     batch = min(batch, episodes)
 
     def one(key: jax.Array) -> Any:
-        return summary(jax.vmap(play)(jax.random.split(key, batch)))
+        return summary(played(play, jax.random.split(key, batch)))
 
     return jax.tree.map(jnp.mean, jax.lax.map(one, jax.random.split(key, -(-episodes // batch))))

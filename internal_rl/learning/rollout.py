@@ -13,6 +13,9 @@ from internal_rl.envs.core import Env
 from internal_rl.models.heads import gaussian_log_prob
 from internal_rl.models.layers import permuted
 
+BLOCK = 256
+"""Episodes that a core plays side by side: the caches of more do not fit its own."""
+
 
 @struct.dataclass
 class Episode:
@@ -57,6 +60,13 @@ def rollout(env: Env, actor: Actor, key: jax.Array) -> Episode:
     start = (env.reset(reset_key), actor.memory)
     (end, _), steps = jax.lax.scan(step, start, jnp.arange(env.horizon))
     return Episode(*steps, progress=end.progress)
+
+
+def played(play: Callable[[jax.Array], Episode], keys: jax.Array) -> Episode:
+    """An episode for each of the keys [B]; on a CPU ``BLOCK`` at a time, unless devices share them."""
+    if jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().empty:
+        return jax.lax.map(play, keys, batch_size=BLOCK)
+    return jax.vmap(play)(keys)
 
 
 def base_actor(

@@ -17,7 +17,7 @@ from flax import struct
 from internal_rl import mesh
 from internal_rl.config import ReinforceConfig, TrainConfig
 from internal_rl.learning import losses
-from internal_rl.learning.rollout import Episode
+from internal_rl.learning.rollout import Episode, played
 
 Metrics = dict[str, jax.Array]
 Play = Callable[[Any, Any, jax.Array], Episode]
@@ -121,7 +121,7 @@ def policy_gradient(
     def update(state: TrainState, context: Any) -> tuple[TrainState, Metrics]:
         play_key, order_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         keys = mesh.over_batch(jax.random.split(play_key, cfg.batch))
-        episodes = jax.vmap(play, (None, None, 0))(state.params, context, keys)
+        episodes = played(lambda key: play(state.params, context, key), keys)
         advantage_B = losses.normalised_advantage(jnp.sum(episodes.reward, axis=1))
 
         def descend(train, rows):

@@ -243,10 +243,11 @@ def mixed_low_rank(e_TD: jax.Array, weights_TK: jax.Array, a_KRD: jax.Array, b_K
     """
     # As many operations as A and B would take, but on K R numbers a step instead of 2 R D that have to pass memory.
     count, rank, width = a_KRD.shape
-    parts = products.product(e_TD, a_KRD.reshape(-1, width).T).reshape(*weights_TK.shape, rank)
+    steps = e_TD.shape[:-1]
+    parts = products.product(e_TD, a_KRD.reshape(-1, width).T).reshape(*steps, count, rank)
     weighted = weights_TK[..., None] * jnp.einsum("...k,...kr->...r", weights_TK, parts)[..., None, :]
     up = jnp.moveaxis(b_KDR, 2, 1).reshape(-1, width)
-    return e_TD + products.product(weighted.reshape(*weights_TK.shape[:-1], count * rank), up)
+    return e_TD + products.product(weighted.reshape(*steps, count * rank), up)
 
 
 def by_subgoal(e_TD: jax.Array, picked_TG: jax.Array, controllers: dict[str, jax.Array]) -> jax.Array:
