@@ -69,6 +69,7 @@ VARIABLES = {
     "JAX_COMPILATION_CACHE_DIR": "where compiled programs are kept (~/.cache/internal_rl/jax; of make .cache/jax)",
     "JAX_PLATFORMS": "cpu, cuda or tpu, to choose among what JAX finds",
     "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID": "join several processes; Slurm has its own",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=N makes N devices of a CPU, instead of one of each core",
     "XDG_CACHE_HOME": "where models of the zoo that do not ship are kept once downloaded (~/.cache)",
     "MUJOCO_GL": "egl, osmesa or glfw: how the ant's clips are rendered",
 }
