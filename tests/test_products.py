@@ -74,6 +74,7 @@ def test_other_ranks_and_half_precision():
     half = product(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), x @ kernel, atol=0.1)
+    assert product(x.astype(jnp.bfloat16), kernel).dtype == jnp.float32
 
 
 def test_a_batch_is_one_product_and_its_gradients_are_too():

@@ -92,7 +92,9 @@ def test_co_training_moves_the_base_model_by_the_same_loss(world, batch):
     both, key = {"controller": world.controller, "base": world.base}, jax.random.key(0)
     grad = jax.jit(jax.grad(lambda p: objectives.trained_along(loss)(p, {}, batch, key, 5)[0]))(both)
     frozen = jax.jit(jax.grad(lambda p: loss(p, {"base": world.base}, batch, key, 5)[0]))(world.controller)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), grad["controller"], frozen)
+    # Either is this far from the gradient in double precision: this world amplifies what is rounded.
+    near = lambda x, y: np.testing.assert_allclose(x, y, atol=3e-4 * np.abs(y).max())  # noqa: E731
+    jax.tree.map(near, grad["controller"], frozen)
     moved = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda x: float(jnp.abs(x).max()), grad["base"]))
     # The observation head takes no part in Eq. 3 with lambda 0.
     assert all((value > 0) != (path[0].key == "observation") for path, value in moved)

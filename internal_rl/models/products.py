@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -67,6 +68,7 @@ batching.primitive_batchers[ROWS] = _rows_vmapped
 
 def product(x: jax.Array, kernel: jax.Array, dimensions: Any = None, **options: Any) -> jax.Array:
     """[..., D] times a kernel [D, E]; a ``dot_general`` for linear layers, which call it with its options."""
+    x, kernel = promote_dtype((x, kernel))
     if not _cpu():
         return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **options)
     return ROWS.bind(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
@@ -77,7 +79,9 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x):
         """[..., D] to [..., D]."""
-        return _normalised(x, self.scale[...], self.bias[...], self.epsilon) if _cpu() else super().__call__(x)
+        if not _cpu():
+            return super().__call__(x)
+        return _normalised(*promote_dtype((x, self.scale[...], self.bias[...])), self.epsilon)
 
 
 def _normalise(x, scale, bias, epsilon):
