@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def sequences(steps: int) -> Batch:
 def update(point: Point) -> programs.Built:
     """One update of every seed, side by side."""
     stage, state, context = paper_cost.stage_of(configured(point), "pretrain", paper_cost.made)
-    rows = (jnp.arange(point["seeds"] * point["batch"]) % SEQUENCES).reshape(point["seeds"], point["batch"])
+    shape = programs.CHUNK, point["seeds"], point["batch"]
+    rows = (jnp.arange(math.prod(shape)) % SEQUENCES).reshape(shape)
     context["given"] = jax.tree.map(lambda x: x[rows], sequences(point["T"]))
     every = jax.vmap(programs.on_given(stage.update), (0, stage.context_axes | {"given": 0}))
     tokens = point["seeds"] * point["batch"] * point["T"]

@@ -144,10 +144,12 @@ def given_batch(cfg: Config, batch: int, seed: int = 0) -> Batch:
 
 
 def in_chunks(update: Callable[..., Any], args: tuple[Any, ...], amount: float, unit: str, what: str) -> Built:
-    """Updates as the training loop runs them."""
+    """Updates as the training loop runs them, each on a part of its own of ``context["given"]``, [CHUNK, ...]."""
 
     def chunk(state, context):
-        return jax.lax.scan(lambda state, _: update(state, context), state, length=CHUNK)
+        # With one batch for all, the frozen half of a model would be computed once.
+        given = {"given": context["given"]} if "given" in context else {}
+        return jax.lax.scan(lambda state, own: update(state, context | own), state, given, length=CHUNK)
 
     return Built(chunk, args, amount, unit, what, carried=True, repeats=CHUNK, chunk=CHUNK)
 
@@ -161,7 +163,8 @@ def update(cfg: Config, name: str) -> Built:
     else:
         if name == "discover":
             context, _ = discover.slow_features(cfg, context, {"base": None})
-        context["given"], function = given_batch(cfg, train.batch), on_given(function)
+        batches = [given_batch(cfg, train.batch, seed) for seed in range(CHUNK)]
+        context["given"], function = jax.tree.map(lambda *parts: jnp.stack(parts), *batches), on_given(function)
     what = size_of(cfg, train.batch, steps)
     return in_chunks(function, (state, context), train.batch * steps, "steps", what)
 

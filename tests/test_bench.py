@@ -89,9 +89,12 @@ def test_updates_are_timed_in_chunks_and_reported_one_by_one(monkeypatch):
     def update(state, w):
         return jnp.tanh(state @ w), {}
 
-    args = jnp.ones((64, 64)), jnp.ones((64, 64))
-    chunked = timing.measure(programs.in_chunks(update, args, 64, "rows", ""), 0.0)
-    alone = timing.measure(Built(update, args, 64, "rows", "", carried=True), 0.0)
+    def on_own(state, context):
+        return update(state, context["given"])
+
+    state, w = jnp.ones((64, 64)), jnp.stack([jnp.eye(64) * i for i in range(programs.CHUNK)])
+    chunked = timing.measure(programs.in_chunks(on_own, (state, {"given": w}), 64, "rows", ""), 0.0)
+    alone = timing.measure(Built(update, (state, w[0]), 64, "rows", "", carried=True), 0.0)
     assert chunked["s"] == alone["s"] / programs.CHUNK and chunked["rate"] == programs.CHUNK * alone["rate"]
     assert chunked["flops"] == alone["flops"] == 2 * 64**3
     np.testing.assert_allclose(chunked["bytes"], chunked["flops"] / chunked["xla_flops"] * chunked["xla_bytes"])
